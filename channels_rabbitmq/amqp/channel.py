@@ -1,0 +1,231 @@
+"""One AMQP channel: replies in order, publishes and their confirms, deliveries and their acks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import pamqp.commands
+from carehare import ChannelClosed, ChannelClosedByServer, ServerSentNack
+
+from ..errors import MessageReturned
+from .acks import Acks
+from .confirms import Confirms
+from .frames import Method, encode_method, encode_properties, encode_publish
+
+#: Called with the delivery tag, whether it was delivered before, and the body.
+OnDelivery = Callable[[int, bool, bytes], None]
+#: Called once with why the channel ended; None if we closed it.
+OnClosed = Callable[["Channel", "Exception | None"], None]
+
+Properties = pamqp.commands.Basic.Properties
+
+
+class Wire(Protocol):
+    """What a channel needs of its connection."""
+
+    loop: asyncio.AbstractEventLoop
+    frame_max: int
+
+    def write(self, data: bytes) -> None:
+        """Send bytes with the next write to the socket."""
+
+    def write_late(self, produce: Callable[[], bytes]) -> None:
+        """Send what ``produce()`` gives then, with the next write to the socket."""
+
+    def forget(self, channel: Channel) -> None:
+        """The channel's number is free again."""
+
+
+class Channel:
+    """An open AMQP channel. Calls are pipelined: the server answers them in order.
+
+    AMQP closes a channel over any error on it; everything that waits on it then fails with
+    :class:`carehare.ChannelClosedByServer`, so what must not fail together has channels of its
+    own. When the connection ends it all fails with :class:`carehare.ConnectionClosed`.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        number: int,
+        *,
+        confirm: bool = False,
+        on_delivery: OnDelivery | None = None,
+        on_closed: OnClosed | None = None,
+    ) -> None:
+        self.number = number
+        self._wire = wire
+        self._on_delivery = on_delivery
+        self._on_closed = on_closed
+        #: Calls that wait for their reply; None for one whose reply nobody waits for.
+        self._replies: deque[asyncio.Future[Method] | None] = deque()
+        self.confirms = Confirms()
+        self._acks = Acks(number)
+        #: Mandatory publishes that may still be returned, by delivery tag.
+        self._mandatory: dict[int, tuple[str, str, bytes]] = {}
+        #: Why nothing more can be done here; None while the channel is open.
+        self._error: Exception | None = None
+        #: We sent ``channel.close`` and wait for the answer.
+        self._closing = False
+        self._send(pamqp.commands.Channel.Open())
+        if confirm:
+            self._send(pamqp.commands.Confirm.Select())
+
+    def __repr__(self) -> str:
+        state = "open" if self._error is None else "closed"
+        return (
+            f"<Channel {self.number} {state}, {len(self._replies)} calls and "
+            f"{len(self.confirms)} publishes waiting>"
+        )
+
+    @property
+    def open(self) -> bool:
+        """Whether operations may be started."""
+        return self._error is None
+
+    @property
+    def busy(self) -> bool:
+        """Whether an operation waits for the server."""
+        return bool(self._replies) or len(self.confirms) > 0
+
+    # Operations
+
+    def call(self, method: Method) -> asyncio.Future[Method]:
+        """Send a method that is answered; the future gives the answer."""
+        future: asyncio.Future[Method] = self._wire.loop.create_future()
+        if self._error is not None:
+            future.set_exception(self._error)
+            return future
+        self._replies.append(future)
+        self._wire.write(encode_method(self.number, method))
+        return future
+
+    def _send(self, method: Method) -> None:
+        """Send a method whose answer only says that it was done."""
+        self._replies.append(None)
+        self._wire.write(encode_method(self.number, method))
+
+    def publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes,
+        *,
+        mandatory: bool = False,
+        properties: Properties | None = None,
+    ) -> asyncio.Future[None]:
+        """Publish; the future is done once the server confirmed it.
+
+        It fails with :class:`carehare.ServerSentNack` when a queue refused the message, and with
+        :class:`~channels_rabbitmq.errors.MessageReturned` when a mandatory one met no queue.
+        """
+        wire = self._wire
+        future: asyncio.Future[None] = wire.loop.create_future()
+        if self._error is not None:
+            future.set_exception(self._error)
+            return future
+        if properties is None and not mandatory:
+            data = encode_publish(
+                self.number, exchange.encode(), routing_key.encode(), body, wire.frame_max
+            )
+            self.confirms.add(future)
+        else:
+            data = encode_publish(
+                self.number,
+                exchange.encode(),
+                routing_key.encode(),
+                body,
+                wire.frame_max,
+                mandatory=mandatory,
+                properties=encode_properties(properties or Properties()),
+            )
+            tag = self.confirms.add(future)
+            if mandatory:
+                self._mandatory[tag] = (exchange, routing_key, body)
+                future.add_done_callback(lambda _: self._mandatory.pop(tag, None))
+        wire.write(data)
+        return future
+
+    def ack(self, delivery_tag: int) -> None:
+        """Tell the server that a delivery is done with. Nothing happens on a closed channel."""
+        if self._error is None and self._acks.add(delivery_tag):
+            self._wire.write_late(self._acks.flush)
+
+    def close(self) -> None:
+        """Close the channel; what waits on it fails with :class:`carehare.ChannelClosed`."""
+        if self._error is None and not self._closing:
+            self._closing = True
+            self._end(None)
+            self._wire.write(
+                encode_method(self.number, pamqp.commands.Channel.Close(200, "", 0, 0))
+            )
+
+    # What the server sends
+
+    def handle_delivery(self, delivery_tag: int, redelivered: bool, body: bytes) -> None:
+        """A message for the channel's consumer."""
+        if self._error is None and self._on_delivery is not None:
+            self._on_delivery(delivery_tag, redelivered, body)
+
+    def handle_content(self, method: Method, body: bytes) -> None:
+        """A message that came back, or one that was asked for."""
+        if isinstance(method, pamqp.commands.Basic.Return):
+            self._handle_return(method, body)
+
+    def handle_method(self, method: Method) -> None:
+        """Any method but those with content and ``basic.ack``."""
+        if isinstance(method, pamqp.commands.Channel.Close):
+            self._wire.write(encode_method(self.number, pamqp.commands.Channel.CloseOk()))
+            self._wire.forget(self)
+            self._end(ChannelClosedByServer(method.reply_code or 0, method.reply_text))
+        elif isinstance(method, pamqp.commands.Channel.CloseOk):
+            self._wire.forget(self)
+        elif self._error is not None:
+            return  # the server sent it before it saw our channel.close
+        elif isinstance(method, pamqp.commands.Basic.Nack):
+            error = ServerSentNack("RabbitMQ did not store the message")
+            self.confirms.nack(method.delivery_tag, method.multiple, error)
+        elif isinstance(method, pamqp.commands.Basic.Cancel):
+            # https://www.rabbitmq.com/docs/consumer-cancel: its queue is gone. The channel has
+            # no other use, so it ends.
+            self._closing = True
+            self._end(ChannelClosedByServer(404, "the queue of the consumer was deleted"))
+            self._wire.write(
+                encode_method(self.number, pamqp.commands.Channel.Close(200, "", 0, 0))
+            )
+        elif isinstance(method, pamqp.commands.Channel.Flow):
+            self._wire.write(encode_method(self.number, pamqp.commands.Channel.FlowOk(True)))
+        elif self._replies:
+            future = self._replies.popleft()
+            if future is not None and not future.done():
+                future.set_result(method)
+
+    def handle_connection_lost(self, error: Exception) -> None:
+        """The connection ended."""
+        self._end(error)
+
+    def _handle_return(self, method: pamqp.commands.Basic.Return, body: bytes) -> None:
+        # A return names no delivery tag, but comes before the confirm and in publishing order.
+        returned = (method.exchange, method.routing_key, body)
+        for tag, published in self._mandatory.items():
+            future = self.confirms.get(tag)
+            if published == returned and future is not None and not future.done():
+                error = MessageReturned(f"RabbitMQ returned the message: {method.reply_text}")
+                future.set_exception(error)
+                del self._mandatory[tag]
+                return
+
+    def _end(self, reason: Exception | None) -> None:
+        if self._error is not None:
+            return
+        self._error = ChannelClosed("the channel is closed") if reason is None else reason
+        replies, self._replies = self._replies, deque()
+        for future in replies:
+            if future is not None and not future.done():
+                future.set_exception(self._error)
+        self.confirms.fail_all(self._error)
+        if self._on_closed is not None:
+            self._on_closed(self, reason)

@@ -1,0 +1,287 @@
+"""Bytes <-> AMQP frames, without I/O.
+
+The three frames of the hot path (``basic.publish`` with its content, ``basic.deliver`` with its
+content, ``basic.ack``) are packed and unpacked by hand; pamqp does all others.
+
+Reference: AMQP 0-9-1 specification, section 4.2; RabbitMQ's ``amqp0-9-1.extended.xml``.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Protocol
+
+import pamqp.base
+import pamqp.body
+import pamqp.commands
+import pamqp.exceptions
+import pamqp.frame
+import pamqp.header
+import pamqp.heartbeat
+from carehare import BadBytesFromServer
+
+PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
+HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
+
+#: A frame is its payload and these: type, channel and size before it, the end octet after it.
+FRAME_OVERHEAD = 8
+_HEADER_SIZE = FRAME_OVERHEAD - 1
+
+_METHOD, _CONTENT_HEADER, _CONTENT_BODY, _HEARTBEAT = 1, 2, 3, 8
+_END = 0xCE
+_BASIC = 60
+_DELIVER = b"\x00\x3c\x00\x3c"
+_ACK = b"\x00\x3c\x00\x50"
+_PUBLISH = b"\x00\x3c\x00\x28\x00\x00"
+_NO_PROPERTIES = b"\x00\x00"
+
+_frame_header = struct.Struct(">BHI")
+_content_header = struct.Struct(">BHIHHQ")
+_plain_content = struct.Struct(">BHIHHQHBBHI")
+_tag_and_bit = struct.Struct(">QB")
+_ack_frame = struct.Struct(">BHIIQBB")
+
+#: The frames whose content belongs to them: content frames on their channel follow each.
+_WITH_CONTENT = (pamqp.commands.Basic.Return, pamqp.commands.Basic.GetOk)
+
+#: What every method frame of pamqp is.
+Method = pamqp.base.Frame
+
+
+class FrameHandler(Protocol):
+    """Who is told what the server sent. A method that raises ends :meth:`Decoder.feed`."""
+
+    def handle_delivery(
+        self, channel: int, delivery_tag: int, redelivered: bool, body: bytes
+    ) -> None:
+        """A whole ``basic.deliver`` arrived."""
+
+    def handle_confirm(self, channel: int, delivery_tag: int, multiple: bool) -> None:
+        """A ``basic.ack`` of what we published arrived."""
+
+    def handle_content(self, channel: int, method: Method, body: bytes) -> None:
+        """Any other method that carries content (``basic.return``, ``basic.get-ok``) arrived."""
+
+    def handle_method(self, channel: int, method: Method) -> None:
+        """A method without content arrived."""
+
+
+def encode_method(channel: int, method: Method) -> bytes:
+    """The frame of one method, by pamqp."""
+    return pamqp.frame.marshal(method, channel)
+
+
+def encode_publish(
+    channel: int,
+    exchange: bytes,
+    routing_key: bytes,
+    body: bytes,
+    frame_max: int,
+    *,
+    mandatory: bool = False,
+    properties: bytes = _NO_PROPERTIES,
+) -> bytes:
+    """The frames of one ``basic.publish``: method, content header, content body.
+
+    ``frame_max`` counts the eight bytes around a payload (specification, section 4.2.3).
+    ``exchange`` and ``routing_key`` have at most 255 bytes; the caller has checked that.
+    """
+    size = len(body)
+    method = b"%b%c%b%c%b%c" % (
+        _PUBLISH,
+        len(exchange),
+        exchange,
+        len(routing_key),
+        routing_key,
+        mandatory,
+    )
+    start = _frame_header.pack(_METHOD, channel, len(method))
+    if properties is _NO_PROPERTIES and 0 < size <= frame_max - FRAME_OVERHEAD:
+        content = _plain_content.pack(
+            _CONTENT_HEADER, channel, 14, _BASIC, 0, size, 0, _END, _CONTENT_BODY, channel, size
+        )
+        return b"%b%b\xce%b%b\xce" % (start, method, content, body)
+    parts: list[bytes | memoryview] = [
+        start,
+        method,
+        b"\xce",
+        _content_header.pack(_CONTENT_HEADER, channel, 12 + len(properties), _BASIC, 0, size),
+        properties,
+        b"\xce",
+    ]
+    step = frame_max - FRAME_OVERHEAD
+    view = memoryview(body)
+    for at in range(0, size, step):
+        part = view[at : at + step]
+        parts += (_frame_header.pack(_CONTENT_BODY, channel, len(part)), part, b"\xce")
+    return b"".join(parts)
+
+
+def encode_properties(properties: pamqp.commands.Basic.Properties) -> bytes:
+    """The property flags and values of a content header (specification, section 4.2.6.1)."""
+    return properties.marshal()
+
+
+def encode_ack(channel: int, delivery_tag: int, multiple: bool) -> bytes:
+    """The frame of a ``basic.ack``."""
+    return _ack_frame.pack(_METHOD, channel, 13, 0x003C0050, delivery_tag, multiple, _END)
+
+
+class _Content:
+    """A message whose content frames are still arriving."""
+
+    __slots__ = ("delivery_tag", "method", "missing", "parts", "redelivered")
+
+    def __init__(self, method: Method | None, delivery_tag: int, redelivered: bool) -> None:
+        #: The method that opened it; None for a ``basic.deliver``.
+        self.method = method
+        self.delivery_tag = delivery_tag
+        self.redelivered = redelivered
+        #: Bytes still to come; -1 until the content header told the size.
+        self.missing = -1
+        self.parts: list[bytes] = []
+
+
+class Decoder:
+    """Splits what the socket gives into frames and hands them on.
+
+    The bytes may be cut anywhere. Cost is linear in the bytes, whatever the cuts.
+    """
+
+    def __init__(self, handler: FrameHandler, frame_max: int = 131072) -> None:
+        self._handler = handler
+        #: The greatest whole frame that the server may send; set anew after ``connection.tune``.
+        self.frame_max = frame_max
+        #: The start of a frame that is not whole yet, in the pieces it came in.
+        self._pieces: list[bytes] = []
+        self._have = 0
+        self._need = 0
+        #: Per channel, the message whose content is arriving.
+        self._contents: dict[int, _Content] = {}
+
+    def feed(self, data: bytes) -> None:
+        """Handle every frame that is whole now.
+
+        Raises :class:`carehare.BadBytesFromServer` for bytes that are not AMQP; the connection
+        must then be given up, because the frame boundaries are lost.
+        """
+        if self._pieces:
+            self._pieces.append(data)
+            self._have += len(data)
+            if self._have < self._need:
+                return
+            data = b"".join(self._pieces)
+            self._pieces = []
+        at = self._handle_frames(data)
+        left = len(data) - at
+        if left:
+            self._pieces = [data[at:]]
+            self._have = left
+            if left < _HEADER_SIZE:
+                self._need = FRAME_OVERHEAD
+            else:
+                self._need = _frame_header.unpack_from(data, at)[2] + FRAME_OVERHEAD
+
+    def _handle_frames(self, data: bytes) -> int:
+        """Handle all whole frames of ``data``; give the offset of what is left."""
+        handler = self._handler
+        end = len(data)
+        at = 0
+        while end - at >= _HEADER_SIZE:
+            kind, channel, size = _frame_header.unpack_from(data, at)
+            after = at + size + FRAME_OVERHEAD
+            if after > end:
+                if size + FRAME_OVERHEAD > self.frame_max:
+                    raise BadBytesFromServer("a frame is larger than was negotiated")
+                break
+            if data[after - 1] != _END:
+                raise BadBytesFromServer("a frame does not end where its size says")
+            if kind == _METHOD:
+                method_id = data[at + 7 : at + 11]
+                if method_id == _DELIVER:
+                    if size < 15 or size < 14 + data[at + 11]:
+                        raise BadBytesFromServer("a basic.deliver is too short")
+                    delivery_tag, redelivered = _tag_and_bit.unpack_from(
+                        data, at + 12 + data[at + 11]
+                    )
+                    # The whole message is mostly here: header frame, then one body frame.
+                    if end - after >= 30:
+                        kind2, channel2, size2, _, _, body_size = _content_header.unpack_from(
+                            data, after
+                        )
+                        body_at = after + size2 + FRAME_OVERHEAD
+                        if kind2 == _CONTENT_HEADER and channel2 == channel and body_at + 8 <= end:
+                            kind3, channel3, size3 = _frame_header.unpack_from(data, body_at)
+                            done = body_at + size3 + FRAME_OVERHEAD
+                            if (
+                                size3 == body_size
+                                and kind3 == _CONTENT_BODY
+                                and channel3 == channel
+                                and done <= end
+                                and data[body_at - 1] == data[done - 1] == _END
+                            ):
+                                handler.handle_delivery(
+                                    channel,
+                                    delivery_tag,
+                                    redelivered != 0,
+                                    data[body_at + 7 : done - 1],
+                                )
+                                at = done
+                                continue
+                    self._open_content(channel, _Content(None, delivery_tag, redelivered != 0))
+                elif method_id == _ACK and size == 13:
+                    delivery_tag, multiple = _tag_and_bit.unpack_from(data, at + 11)
+                    handler.handle_confirm(channel, delivery_tag, multiple != 0)
+                else:
+                    self._handle_cold_method(channel, data[at:after])
+            elif kind == _CONTENT_HEADER:
+                self._handle_content_header(channel, data, at, size)
+            elif kind == _CONTENT_BODY:
+                self._handle_content_body(channel, data[at + 7 : after - 1])
+            elif kind != _HEARTBEAT:
+                raise BadBytesFromServer("a frame of an unknown type")
+            at = after
+        return at
+
+    def _handle_cold_method(self, channel: int, data: bytes) -> None:
+        try:
+            _, _, method = pamqp.frame.unmarshal(data)
+        # pamqp lets whatever its decoding of hostile bytes raises escape.
+        except Exception as err:
+            raise BadBytesFromServer("a method that cannot be decoded") from err
+        if not isinstance(method, pamqp.base.Frame):
+            raise BadBytesFromServer("a method that cannot be decoded")
+        if isinstance(method, _WITH_CONTENT):
+            self._open_content(channel, _Content(method, 0, False))
+        else:
+            self._handler.handle_method(channel, method)
+
+    def _open_content(self, channel: int, content: _Content) -> None:
+        if channel in self._contents:
+            raise BadBytesFromServer("a message began before the one before it ended")
+        self._contents[channel] = content
+
+    def _handle_content_header(self, channel: int, data: bytes, at: int, size: int) -> None:
+        content = self._contents.get(channel)
+        if content is None or content.missing >= 0 or size < 14:
+            raise BadBytesFromServer("a content header in the wrong place")
+        content.missing = _content_header.unpack_from(data, at)[5]
+        if content.missing == 0:
+            self._finish_content(channel, content)
+
+    def _handle_content_body(self, channel: int, part: bytes) -> None:
+        content = self._contents.get(channel)
+        if content is None or content.missing < len(part):
+            raise BadBytesFromServer("a content body in the wrong place")
+        content.parts.append(part)
+        content.missing -= len(part)
+        if content.missing == 0:
+            self._finish_content(channel, content)
+
+    def _finish_content(self, channel: int, content: _Content) -> None:
+        del self._contents[channel]
+        body = content.parts[0] if len(content.parts) == 1 else b"".join(content.parts)
+        if content.method is None:
+            self._handler.handle_delivery(channel, content.delivery_tag, content.redelivered, body)
+        else:
+            self._handler.handle_content(channel, content.method, body)

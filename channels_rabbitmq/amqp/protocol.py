@@ -1,0 +1,375 @@
+"""One AMQP connection over an asyncio transport: handshake, heartbeats, channels, flow control.
+
+References: AMQP 0-9-1 specification, sections 2.2 and 4.2;
+https://www.rabbitmq.com/docs/heartbeats, https://www.rabbitmq.com/docs/connection-blocked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import logging
+import platform
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pamqp.commands
+import pamqp.encode
+from carehare import (
+    BadBytesFromServer,
+    ConnectionClosed,
+    ConnectionClosedByHeartbeatMonitor,
+    ConnectionClosedByServer,
+)
+
+from ..lifecycle import Lifecycle, State
+from ..options import Endpoint
+from .channel import Channel, OnClosed, OnDelivery
+from .frames import HEARTBEAT, PROTOCOL_HEADER, Decoder, Method, encode_method
+from .futures import retrieve
+
+if TYPE_CHECKING:
+    from pamqp.common import FieldTable
+
+logger = logging.getLogger(__name__)
+
+#: What we ask for; RabbitMQ's own defaults (``frame_max``, ``channel_max``).
+FRAME_MAX = 131072
+CHANNEL_MAX = 2047
+
+#: Seconds for the server to answer ``connection.close``; 1 while it does not read from us.
+CLOSE_TIMEOUT = 5.0
+CLOSE_TIMEOUT_BLOCKED = 1.0
+
+_CAPABILITIES = {
+    "authentication_failure_close": True,
+    "basic.nack": True,
+    "connection.blocked": True,
+    "consumer_cancel_notify": True,
+    "publisher_confirms": True,
+}
+
+
+def _negotiate(theirs: int | None, ours: int) -> int:
+    """The smaller limit, where the server's 0 means that it has none."""
+    return min(theirs or ours, ours)
+
+
+class Protocol(asyncio.Protocol):
+    """The asyncio protocol of one connection. Use :class:`.connection.Connection` instead.
+
+    What is written during one turn of the event loop goes to the socket in one piece.
+    """
+
+    def __init__(self, endpoint: Endpoint, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._endpoint = endpoint
+        self._lifecycle = Lifecycle("connection")
+        #: Done once the server accepted us; fails if it did not.
+        self.opened: asyncio.Future[None] = loop.create_future()
+        #: Done once the socket is closed; fails unless we closed it.
+        self.closed: asyncio.Future[None] = loop.create_future()
+        self.opened.add_done_callback(retrieve)
+        self.closed.add_done_callback(retrieve)
+        #: The greatest whole frame that either side may send; negotiated.
+        self.frame_max = FRAME_MAX
+        self._channel_max = CHANNEL_MAX
+        self._channels: dict[int, Channel] = {}
+        self._free_numbers: list[int] = []
+        self._last_number = 0
+        self._decoder = Decoder(self, FRAME_MAX)
+        #: Set by ``connection_made``.
+        self._transport: asyncio.Transport | None = None
+        #: What goes to the socket at the end of this turn of the loop.
+        self._out: list[bytes] = []
+        self._late: list[Callable[[], bytes]] = []
+        self._flush_scheduled = False
+        #: Those who wait until the socket takes more; None while it does.
+        self._resumed: asyncio.Future[None] | None = None
+        #: Why the server takes no publishes (a memory or disk alarm); None while it does.
+        self.blocked: str | None = None
+        #: Why the connection ends, once that is known.
+        self._error: Exception | None = None
+        self._heartbeat_timer: asyncio.TimerHandle | None = None
+        self._close_timer: asyncio.TimerHandle | None = None
+        #: Whether anything went out since the last tick; ticks since anything came in.
+        self._wrote = False
+        self._silent_ticks = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} {self._endpoint} {self._lifecycle.state.value}, "
+            f"{len(self._channels)} channels>"
+        )
+
+    # Operations
+
+    @property
+    def open(self) -> bool:
+        """Whether channels may be opened and used."""
+        return self._lifecycle.state is State.READY
+
+    @property
+    def writable(self) -> bool:
+        """Whether the socket takes more; else await :meth:`wait_writable`."""
+        return self._resumed is None
+
+    async def wait_writable(self) -> None:
+        """Wait until the socket takes more, or the connection ended."""
+        while self._resumed is not None:
+            await asyncio.shield(self._resumed)
+
+    def open_channel(
+        self,
+        *,
+        confirm: bool = False,
+        on_delivery: OnDelivery | None = None,
+        on_closed: OnClosed | None = None,
+    ) -> Channel:
+        """Open a channel; it can be used at once.
+
+        Raises :class:`carehare.ConnectionClosed`, also when no channel number is free.
+        """
+        if not self.open:
+            raise ConnectionClosed("the connection is closed")
+        if self._free_numbers:
+            number = self._free_numbers.pop()
+        elif self._last_number < self._channel_max:
+            number = self._last_number = self._last_number + 1
+        else:
+            raise ConnectionClosed(f"all {self._channel_max} channels are in use")
+        channel = Channel(
+            self, number, confirm=confirm, on_delivery=on_delivery, on_closed=on_closed
+        )
+        self._channels[number] = channel
+        return channel
+
+    def forget(self, channel: Channel) -> None:
+        """The channel's number is free again."""
+        if self._channels.pop(channel.number, None) is not None:
+            self._free_numbers.append(channel.number)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes at the end of this turn of the loop."""
+        self._out.append(data)
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self.loop.call_soon(self._flush)
+
+    def write_late(self, produce: Callable[[], bytes]) -> None:
+        """Send what ``produce()`` gives at the end of this turn of the loop."""
+        self._late.append(produce)
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self.loop.call_soon(self._flush)
+
+    def close(self) -> None:
+        """Start closing, as AMQP wants it; wait for :attr:`closed`. May be called again."""
+        if self._lifecycle.state is State.READY:
+            self._lifecycle.move(State.CLOSING)
+            self.write(encode_method(0, pamqp.commands.Connection.Close(200, "", 0, 0)))
+            self._flush()
+            limit = CLOSE_TIMEOUT if self.blocked is None else CLOSE_TIMEOUT_BLOCKED
+            self._close_timer = self.loop.call_later(limit, self.abort)
+        elif self._lifecycle.state is State.CONNECTING:
+            self.abort(ConnectionClosed("closed before it was open"))
+
+    def abort(self, error: Exception | None = None) -> None:
+        """Give the socket up, without a word to the server."""
+        if self._error is None:
+            self._error = error
+        if self._transport is not None:
+            self._transport.abort()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is connected (and TLS agreed): begin the handshake."""
+        if not isinstance(transport, asyncio.Transport):
+            raise TypeError("AMQP needs a stream transport")
+        self._transport = transport
+        transport.write(PROTOCOL_HEADER)
+
+    def data_received(self, data: bytes) -> None:
+        """Handle what came."""
+        self._silent_ticks = 0
+        try:
+            self._decoder.feed(data)
+        except BadBytesFromServer as err:
+            self.abort(err)
+        except Exception as err:
+            # Frames after this one cannot be trusted to be handled: better a new connection.
+            logger.exception("Handling a frame failed; giving the connection up")
+            self.abort(err)
+
+    def eof_received(self) -> bool:
+        """The server will send no more."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is closed: everything that waits fails."""
+        ours = self._lifecycle.state is State.CLOSING
+        error = self._error or exc
+        if error is None and not ours:
+            error = ConnectionResetError("RabbitMQ closed the socket without a word")
+        elif ours and not isinstance(error, ConnectionClosedByServer):
+            error = None
+        self._lifecycle.move(State.CLOSED)
+        for timer in (self._heartbeat_timer, self._close_timer):
+            if timer is not None:
+                timer.cancel()
+        self._out.clear()
+        self._late.clear()
+        self.resume_writing()
+        channels, self._channels = self._channels, {}
+        for channel in channels.values():
+            channel.handle_connection_lost(ConnectionClosed("the connection is closed"))
+        if not self.opened.done():
+            self.opened.set_exception(error or ConnectionClosed("closed before it was open"))
+        if not self.closed.done():
+            if error is None:
+                self.closed.set_result(None)
+            else:
+                self.closed.set_exception(error)
+
+    def pause_writing(self) -> None:
+        """The socket's buffer is full: publishers wait."""
+        if self._resumed is None:
+            self._resumed = self.loop.create_future()
+
+    def resume_writing(self) -> None:
+        """The socket's buffer has room."""
+        resumed, self._resumed = self._resumed, None
+        if resumed is not None and not resumed.done():
+            resumed.set_result(None)
+
+    # FrameHandler
+
+    def handle_delivery(
+        self, channel: int, delivery_tag: int, redelivered: bool, body: bytes
+    ) -> None:
+        """Hand a message to its channel."""
+        target = self._channels.get(channel)
+        if target is not None:
+            target.handle_delivery(delivery_tag, redelivered, body)
+
+    def handle_confirm(self, channel: int, delivery_tag: int, multiple: bool) -> None:
+        """Hand a confirm to its channel."""
+        target = self._channels.get(channel)
+        if target is not None:
+            target.confirms.ack(delivery_tag, multiple)
+
+    def handle_content(self, channel: int, method: Method, body: bytes) -> None:
+        """Hand a method with content to its channel."""
+        target = self._channels.get(channel)
+        if target is not None:
+            target.handle_content(method, body)
+
+    def handle_method(self, channel: int, method: Method) -> None:
+        """Hand a method to its channel, or to the connection itself."""
+        if channel == 0:
+            self._handle_connection_method(method)
+        else:
+            target = self._channels.get(channel)
+            if target is not None:
+                target.handle_method(method)
+
+    def _handle_connection_method(self, method: Method) -> None:
+        if isinstance(method, pamqp.commands.Connection.Start):
+            self._start(method)
+        elif isinstance(method, pamqp.commands.Connection.Tune):
+            self._tune(method)
+        elif isinstance(method, pamqp.commands.Connection.OpenOk):
+            self._lifecycle.move(State.READY)
+            self.opened.set_result(None)
+        elif isinstance(method, pamqp.commands.Connection.Blocked):
+            self.blocked = method.reason or "an alarm"
+            logger.warning("RabbitMQ takes no publishes: %s", self.blocked)
+        elif isinstance(method, pamqp.commands.Connection.Unblocked):
+            self.blocked = None
+            logger.info("RabbitMQ takes publishes again")
+        elif isinstance(method, pamqp.commands.Connection.Close):
+            self._error = ConnectionClosedByServer(method.reply_code or 0, method.reply_text)
+            self.write(encode_method(0, pamqp.commands.Connection.CloseOk()))
+            self._flush()
+            if self._transport is not None:
+                self._transport.close()
+        elif isinstance(method, pamqp.commands.Connection.CloseOk):
+            if self._transport is not None:
+                self._transport.close()
+        else:
+            raise BadBytesFromServer(f"{method.name} was not expected")
+
+    # Handshake
+
+    def _start(self, start: pamqp.commands.Connection.Start) -> None:
+        offered = (start.mechanisms or "").split()
+        for mechanism in self._endpoint.auth_mechanisms:
+            if mechanism in offered:
+                break
+        else:
+            raise_text = f"RabbitMQ offers {', '.join(offered)} to log in; we were told to use "
+            self.abort(ConnectionError(raise_text + ", ".join(self._endpoint.auth_mechanisms)))
+            return
+        properties: FieldTable = {
+            "product": "channels_rabbitmq",
+            "version": importlib.metadata.version("channels_rabbitmq"),
+            "platform": f"Python {platform.python_version()}",
+            "capabilities": dict(_CAPABILITIES),
+        }
+        self.write(
+            encode_method(
+                0,
+                pamqp.commands.Connection.StartOk(
+                    properties, mechanism, self._credentials(mechanism), "en_US"
+                ),
+            )
+        )
+
+    def _credentials(self, mechanism: str) -> str:
+        user, password = self._endpoint.username, self._endpoint.password
+        if mechanism == "PLAIN":
+            return f"\0{user}\0{password}"
+        if mechanism == "AMQPLAIN":
+            table = pamqp.encode.field_table({"LOGIN": user, "PASSWORD": password})
+            return table[4:].decode()
+        return ""  # EXTERNAL: the client certificate says it
+
+    def _tune(self, tune: pamqp.commands.Connection.Tune) -> None:
+        self.frame_max = _negotiate(tune.frame_max, self._endpoint.frame_max or FRAME_MAX)
+        self._decoder.frame_max = self.frame_max
+        self._channel_max = _negotiate(tune.channel_max, self._endpoint.channel_max or CHANNEL_MAX)
+        # Either side may turn heartbeats off, by 0.
+        seconds = min(tune.heartbeat or 0, self._endpoint.heartbeat)
+        self.write(
+            encode_method(
+                0, pamqp.commands.Connection.TuneOk(self._channel_max, self.frame_max, seconds)
+            )
+            + encode_method(0, pamqp.commands.Connection.Open(self._endpoint.virtual_host))
+        )
+        if seconds:
+            self._heartbeat_timer = self.loop.call_later(seconds / 2, self._tick, seconds / 2)
+
+    # Heartbeats
+
+    def _tick(self, interval: float) -> None:
+        """Every half heartbeat: speak if we were silent; give up if the server was for two."""
+        if self._silent_ticks >= 4:
+            self.abort(ConnectionClosedByHeartbeatMonitor("RabbitMQ sent nothing for too long"))
+            return
+        self._silent_ticks += 1
+        if not self._wrote:
+            self.write(HEARTBEAT)
+        self._wrote = False
+        self._heartbeat_timer = self.loop.call_later(interval, self._tick, interval)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        for produce in self._late:
+            self._out.append(produce())
+        self._late.clear()
+        if self._out and self._transport is not None:
+            data = b"".join(self._out)
+            self._out.clear()
+            self._wrote = True
+            self._transport.write(data)

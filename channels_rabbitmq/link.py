@@ -1,0 +1,194 @@
+"""Keeps one session with RabbitMQ alive, for ever: connect, declare, bind, consume, again.
+
+An error on any AMQP object of the layer's own ends the connection, and another is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import random
+import socket
+from collections.abc import Callable, Iterable, Iterator
+
+from channels.exceptions import StopConsumer
+
+from .amqp.connection import Connection
+from .errors import CONNECTION_ERRORS, describe
+from .lifecycle import Lifecycle, State
+from .options import Endpoint, Options
+from .ratelimit import RateLimitedWarning
+from .session import OnDelivery, Session
+
+logger = logging.getLogger(__name__)
+
+#: Seconds before connecting again: about the first, doubled each time, up to about the second.
+FIRST_DELAY = 0.5
+LONGEST_DELAY = 30.0
+#: A session that lasted for so many seconds was a success: delays begin anew after it.
+_SUCCESS = 10.0
+
+
+def delays(uniform: Callable[[float, float], float] = random.uniform) -> Iterator[float]:
+    """Seconds to wait before each new attempt: growing, with jitter, never ending.
+
+    The jitter keeps the processes of a site from coming back all at once.
+    """
+    delay = FIRST_DELAY
+    while True:
+        yield delay * uniform(0.5, 1.0)
+        delay = min(2 * delay, LONGEST_DELAY)
+
+
+class Link:
+    """One process's tie to RabbitMQ, on the event loop that made it.
+
+    ``groups()`` gives the groups to bind after each connect. :attr:`session` is the live session,
+    or None while there is none; :meth:`wait_session` waits for one.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        queue_name: str,
+        *,
+        on_delivery: OnDelivery,
+        groups: Callable[[], Iterable[str]],
+    ) -> None:
+        self._options = options
+        self._queue_name = queue_name
+        self._on_delivery = on_delivery
+        self._groups = groups
+        self._loop = asyncio.get_running_loop()
+        self._lifecycle = Lifecycle("link")
+        #: The live session; None unless READY.
+        self.session: Session | None = None
+        #: Done when a session is there, or fails with StopConsumer; made anew when one ends.
+        self._session_made: asyncio.Future[Session] = self._loop.create_future()
+        #: The connection being set up or used.
+        self._connection: Connection | None = None
+        self._warn = RateLimitedWarning(logger)
+        self._task = self._loop.create_task(self._run())
+
+    def __repr__(self) -> str:
+        return f"<Link {self._queue_name} {self._lifecycle.state.value}>"
+
+    @property
+    def state(self) -> State:
+        """Where the link stands."""
+        return self._lifecycle.state
+
+    async def wait_session(self) -> Session:
+        """Wait for a live session; raise :class:`channels.exceptions.StopConsumer` once closed."""
+        while self.session is None:
+            await asyncio.shield(self._session_made)
+        return self.session
+
+    async def close(self) -> None:
+        """Close the connection and end the link. May be called again, also at the same time."""
+        if self._lifecycle.state in (State.CONNECTING, State.READY):
+            self._lifecycle.move(State.CLOSING)
+            if self.session is not None:
+                self.session.connection.protocol.close()
+                self.session = None
+            else:
+                self._task.cancel()
+            self._stop_waiters()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait({self._task})
+
+    def abandon(self) -> None:
+        """End at once, from the link's own loop, without a word to RabbitMQ."""
+        self._task.cancel()
+
+    def _stop_waiters(self) -> None:
+        if not self._session_made.done():
+            self._session_made.set_exception(StopConsumer("the channel layer is closed"))
+            self._session_made.exception()  # nobody needs to have waited
+
+    async def _run(self) -> None:
+        retries = delays()
+        try:
+            while True:
+                started = self._loop.time()
+                try:
+                    await self._connect_and_use()
+                except Exception:
+                    logger.exception("A bug in channels_rabbitmq; connecting again")
+                if self._lifecycle.state is State.CLOSING:
+                    return
+                if self._loop.time() - started >= _SUCCESS:
+                    retries = delays()
+                await asyncio.sleep(next(retries))
+        finally:
+            self.session = None
+            self._stop_waiters()
+            if self._connection is not None:
+                self._connection.protocol.abort()
+            self._lifecycle.move(State.CLOSED)
+
+    async def _connect_and_use(self) -> None:
+        """Try every address once, in random order; use the first session that starts."""
+        candidates, failures = await self._addresses()
+        for endpoint, address in candidates:
+            connection = self._connection = Connection(endpoint, address=address)
+            try:
+                await connection.connect()
+                session = Session(connection, self._options, self._queue_name, self._on_delivery)
+                await session.start(self._groups)
+            except CONNECTION_ERRORS as err:
+                connection.protocol.abort()
+                failures.append(f"{endpoint}: {describe(err)}")
+            else:
+                await self._use(session)
+                return
+        self._warn("Cannot connect to RabbitMQ; will try again. %s", "; ".join(failures))
+
+    async def _use(self, session: Session) -> None:
+        """Offer the session until it ends, then tear its connection down."""
+        if not session.ended.done():
+            self._lifecycle.move(State.READY)
+            self.session = session
+            self._session_made.set_result(session)
+            logger.info("Connected to RabbitMQ at %s", session.connection.endpoint)
+        reason = await session.ended
+        self.session = None
+        if self._lifecycle.state is State.READY:
+            self._lifecycle.move(State.CONNECTING)
+            self._session_made = self._loop.create_future()
+        if self._lifecycle.state is State.CONNECTING:
+            if reason is None:
+                logger.info("The connection to RabbitMQ was closed; connecting again")
+            else:
+                self._warn("Lost RabbitMQ; connecting again. %s", describe(reason))
+        protocol = session.connection.protocol
+        protocol.close()
+        with contextlib.suppress(*CONNECTION_ERRORS):
+            await asyncio.shield(protocol.closed)
+
+    async def _addresses(self) -> tuple[list[tuple[Endpoint, str]], list[str]]:
+        """Every address of every endpoint, in random order, and what could not be resolved."""
+        found = []
+        failures = []
+        for endpoint in self._options.endpoints:
+            try:
+                addresses = await self._resolve(endpoint)
+            except (OSError, asyncio.TimeoutError) as err:
+                failures.append(f"{endpoint}: {describe(err)}")
+            else:
+                found += [(endpoint, address) for address in addresses]
+        random.shuffle(found)
+        return found, failures
+
+    async def _resolve(self, endpoint: Endpoint) -> list[str]:
+        try:
+            ipaddress.ip_address(endpoint.host)
+        except ValueError:
+            results = await asyncio.wait_for(
+                self._loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM),
+                endpoint.connect_timeout,
+            )
+            return list(dict.fromkeys(str(result[4][0]) for result in results))
+        return [endpoint.host]

@@ -1,0 +1,44 @@
+"""The names of channels and groups, by the Channel Layer Specification.
+
+https://channels.readthedocs.io/en/latest/channel_layer_spec.html#channels
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import string
+
+#: Characters in a name, this many included.
+MAX_LENGTH = 200
+
+_CHANNEL = re.compile(r"[a-zA-Z0-9\-_.]+(![a-zA-Z0-9\-_.]*)?", re.ASCII)
+_GROUP = re.compile(r"[a-zA-Z0-9\-_.]+", re.ASCII)
+_ALLOWED = f"a str of 1 to {MAX_LENGTH} ASCII letters, digits, hyphens, underscores and full stops"
+
+
+def require_channel(name: object) -> str:
+    """Give the name back, or raise :class:`TypeError` if no channel can have it."""
+    if isinstance(name, str) and len(name) <= MAX_LENGTH and _CHANNEL.fullmatch(name):
+        return name
+    raise TypeError(f"a channel name must be {_ALLOWED}, with at most one '!'; {_found(name)}")
+
+
+def require_group(name: object) -> str:
+    """Give the name back, or raise :class:`TypeError` if no group can have it."""
+    if isinstance(name, str) and len(name) <= MAX_LENGTH and _GROUP.fullmatch(name):
+        return name
+    raise TypeError(f"a group name must be {_ALLOWED}; {_found(name)}")
+
+
+def random_name() -> str:
+    """Twelve random letters: about 68 bits."""
+    return "".join(random.SystemRandom().choices(string.ascii_letters, k=12))
+
+
+def _found(name: object) -> str:
+    if not isinstance(name, str):
+        return f"this is a {type(name).__name__}"
+    if len(name) > MAX_LENGTH:
+        return f"this has {len(name)} characters"
+    return "this has others" if name else "this is empty"
