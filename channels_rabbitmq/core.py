@@ -5,18 +5,24 @@ https://channels.readthedocs.io/en/latest/channel_layer_spec.html
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Awaitable, Generator, Sequence
+from functools import partial
 from typing import ClassVar
 
 from channels.layers import BaseChannelLayer
 
 from .amqp.connection import Connection
+from .bridged import BridgedConnection
+from .errors import NotConnected
 from .home import Home
 from .hub import Hub
 from .messages import CHANNEL_KEY, GROUP_KEY, Message, encode
 from .names import MAX_LENGTH, random_name, require_channel, require_group
 from .options import DEFAULT_HOST, Options
+
+logger = logging.getLogger(__name__)
 
 
 class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no types
@@ -71,7 +77,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         if hub is not None:
             await hub.send(queue_name, body)
         else:
-            await self._home.call(Hub.send, queue_name, body)
+            await self._home.call_once(lambda hub: hub.send(queue_name, body), _not_known)
 
     async def receive(self, channel: str) -> Message:
         """Wait for the next message of a channel of this process.
@@ -83,7 +89,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         hub = self._home.hub_here()
         if hub is not None:
             return await hub.receive(channel)
-        return await self._home.call(Hub.receive, channel)
+        return await self._home.receive(channel)
 
     # Groups
 
@@ -119,12 +125,14 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         if hub is not None:
             await hub.send_group(group, body)
         else:
-            await self._home.call(Hub.send_group, group, body)
+            await self._home.call_once(
+                lambda hub: hub.send_group(group, body), partial(_log_not_known, group)
+            )
 
     # Beyond the specification
 
     @property
-    def current_connection(self) -> Awaitable[Connection]:
+    def current_connection(self) -> Awaitable[Connection | BridgedConnection]:
         """Awaitable for the open AMQP connection, a :class:`carehare.Connection`.
 
         Use it to publish jobs. It waits while RabbitMQ is away. A connection may end at any time;
@@ -134,7 +142,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         return _CurrentConnection(self._home)
 
     @property
-    def carehare_connection(self) -> Awaitable[Connection]:
+    def carehare_connection(self) -> Awaitable[Connection | BridgedConnection]:
         """The same as :attr:`current_connection`."""
         return self.current_connection
 
@@ -158,12 +166,20 @@ class _CurrentConnection:
     def __init__(self, home: Home) -> None:
         self._home = home
 
-    def __await__(self) -> Generator[object, None, Connection]:
-        return self._home.call(Hub.connection).__await__()
+    def __await__(self) -> Generator[object, None, Connection | BridgedConnection]:
+        return self._home.connection().__await__()
 
 
 async def _group_discard(hub: Hub, group: str, channel: str) -> None:
     hub.group_discard(group, channel)
+
+
+def _not_known() -> None:
+    raise NotConnected("the event loop of the connection ended meanwhile")
+
+
+def _log_not_known(group: str) -> None:
+    logger.warning("Message to group %s perhaps dropped: its event loop ended meanwhile", group)
 
 
 def _queue_of(channel: str) -> str:

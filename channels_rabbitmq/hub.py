@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from carehare import ChannelClosed, ChannelClosedByServer, ConnectionClosed, ServerSentNack
@@ -34,12 +34,20 @@ class Hub:
     ``mailboxes`` outlive it: the next hub, on another loop, goes on with the same ones.
     """
 
-    def __init__(self, options: Options, queue_name: str, mailboxes: Mailboxes) -> None:
+    def __init__(
+        self,
+        options: Options,
+        queue_name: str,
+        mailboxes: Mailboxes,
+        on_end: Callable[[Hub], None],
+    ) -> None:
         self._options = options
         self._queue_name = queue_name
         self._mailboxes = mailboxes
         self.loop = asyncio.get_running_loop()
         self._closed = False
+        #: Called when the loop cancels all that it has: another hub goes on with the mailboxes.
+        self._on_end = on_end
         #: Memberships that no ``group_add()`` has returned for yet, with the calls that wait.
         self._joining: dict[tuple[str, str], set[object]] = {}
         self._expiry_timer: asyncio.TimerHandle | None = None
@@ -51,7 +59,11 @@ class Hub:
         self._warn_group_dropped = RateLimitedWarning(logger)
         self._warn_binding = RateLimitedWarning(logger)
         self.link = Link(
-            options, queue_name, on_delivery=self._deliver, groups=lambda: mailboxes.groups
+            options,
+            queue_name,
+            on_delivery=self._deliver,
+            groups=lambda: mailboxes.groups,
+            on_end=self._end,
         )
         if len(mailboxes):
             self._watch_expiry()
@@ -124,7 +136,15 @@ class Hub:
             box = mailboxes.box(channel)
         return mailboxes.take(box)
 
+    def take_back(self, channel: str, message: Message) -> None:
+        """A message that was read for a caller who was cancelled before it got it."""
+        self._mailboxes.put_back(channel, message, self.loop.time())
+        if self._expiry_timer is None:
+            self._watch_expiry()
+
     def _deliver(self, source: Channel, tag: int, redelivered: bool, body: bytes) -> None:
+        if self._closed:
+            return
         if redelivered:
             source.ack(tag)  # at most once
             return
@@ -249,6 +269,15 @@ class Hub:
         self._mailboxes.fail_waiters(StopConsumer("the channel layer is closed"))
         self._cancel_timers()
         await self.link.close()
+
+    def _end(self) -> None:
+        self.retire()
+        self._on_end(self)
+
+    def retire(self) -> None:
+        """Touch the mailboxes no more: this loop has ended, and they move to another."""
+        self._closed = True
+        self._cancel_timers()
 
     def _cancel_timers(self) -> None:
         for timer in (self._expiry_timer, self._relief_timer):

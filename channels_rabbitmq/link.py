@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import random
-import socket
 from collections.abc import Callable, Iterable, Iterator
 
 from channels.exceptions import StopConsumer
 
+from .amqp.addresses import resolve
 from .amqp.connection import Connection
 from .errors import CONNECTION_ERRORS, describe
 from .lifecycle import Lifecycle, State
@@ -29,6 +28,8 @@ FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
 #: A session that lasted for so many seconds was a success: delays begin anew after it.
 _SUCCESS = 10.0
+#: Seconds for RabbitMQ to answer when the link ends along with its event loop.
+_LEAVE_TIMEOUT = 1.0
 
 
 def delays(uniform: Callable[[float, float], float] = random.uniform) -> Iterator[float]:
@@ -56,11 +57,14 @@ class Link:
         *,
         on_delivery: OnDelivery,
         groups: Callable[[], Iterable[str]],
+        on_end: Callable[[], None],
     ) -> None:
         self._options = options
         self._queue_name = queue_name
         self._on_delivery = on_delivery
         self._groups = groups
+        #: Called when the link ends by itself: its task was cancelled along with its loop's.
+        self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._lifecycle = Lifecycle("link")
         #: The live session; None unless READY.
@@ -69,6 +73,7 @@ class Link:
         self._session_made: asyncio.Future[Session] = self._loop.create_future()
         #: The connection being set up or used.
         self._connection: Connection | None = None
+        self._cut = False
         self._warn = RateLimitedWarning(logger)
         self._task = self._loop.create_task(self._run())
 
@@ -96,12 +101,26 @@ class Link:
             else:
                 self._task.cancel()
             self._stop_waiters()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait({self._task})
+        await asyncio.wait({self._task})
 
-    def abandon(self) -> None:
-        """End at once, from the link's own loop, without a word to RabbitMQ."""
+    def cancel(self) -> None:
+        """Start ending, from the link's own loop."""
         self._task.cancel()
+
+    def cut(self) -> None:
+        """Cut the socket of a link whose loop runs no more, from any thread.
+
+        A closed loop cannot close its transports, and RabbitMQ must see the connection end.
+        Should the loop run again, the link ends there.
+        """
+        self._cut = True
+        if self._connection is not None:
+            self._connection.cut()
+
+    def disown(self) -> None:
+        """In a forked child: leave the connection to the parent."""
+        if self._connection is not None:
+            self._connection.disown()
 
     def _stop_waiters(self) -> None:
         if not self._session_made.done():
@@ -117,17 +136,28 @@ class Link:
                     await self._connect_and_use()
                 except Exception:
                     logger.exception("A bug in channels_rabbitmq; connecting again")
-                if self._lifecycle.state is State.CLOSING:
+                if self._cut or self._lifecycle.state is State.CLOSING:
                     return
                 if self._loop.time() - started >= _SUCCESS:
                     retries = delays()
                 await asyncio.sleep(next(retries))
         finally:
             self.session = None
+            if self._lifecycle.state is not State.CLOSING:
+                self._lifecycle.move(State.CLOSING)
+                self._on_end()
             self._stop_waiters()
-            if self._connection is not None:
-                self._connection.protocol.abort()
+            await self._close_connection()
             self._lifecycle.move(State.CLOSED)
+
+    async def _close_connection(self) -> None:
+        """Take leave of RabbitMQ, so that the queue's name is free at once; within a second."""
+        connection = self._connection
+        if connection is not None and connection.connecting_or_open:
+            connection.protocol.close()
+            with contextlib.suppress(*CONNECTION_ERRORS):
+                await asyncio.wait_for(asyncio.shield(connection.closed), _LEAVE_TIMEOUT)
+            connection.protocol.abort()
 
     async def _connect_and_use(self) -> None:
         """Try every address once, in random order; use the first session that starts."""
@@ -174,21 +204,12 @@ class Link:
         failures = []
         for endpoint in self._options.endpoints:
             try:
-                addresses = await self._resolve(endpoint)
+                addresses = await asyncio.wait_for(
+                    resolve(endpoint.host, endpoint.port), endpoint.connect_timeout
+                )
             except (OSError, asyncio.TimeoutError) as err:
                 failures.append(f"{endpoint}: {describe(err)}")
             else:
                 found += [(endpoint, address) for address in addresses]
         random.shuffle(found)
         return found, failures
-
-    async def _resolve(self, endpoint: Endpoint) -> list[str]:
-        try:
-            ipaddress.ip_address(endpoint.host)
-        except ValueError:
-            results = await asyncio.wait_for(
-                self._loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM),
-                endpoint.connect_timeout,
-            )
-            return list(dict.fromkeys(str(result[4][0]) for result in results))
-        return [endpoint.host]

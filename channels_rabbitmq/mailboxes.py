@@ -39,6 +39,16 @@ class Waiter(Protocol):
         """Wake it with an error."""
 
 
+class _Nowhere:
+    """The source of what was acknowledged before."""
+
+    def ack(self, delivery_tag: int) -> None:
+        """There is nothing to tell."""
+
+
+_NOWHERE = _Nowhere()
+
+
 class Delivery:
     """One message from RabbitMQ, shared by the local channels that have yet to read it."""
 
@@ -115,6 +125,13 @@ class Mailboxes:
 
     def __repr__(self) -> str:
         return f"<Mailboxes: {len(self._held)} deliveries held, {len(self._groups)} groups>"
+
+    @property
+    def unused(self) -> bool:
+        """Whether no channel is in use here: the process has only sent so far."""
+        return not self._groups and not any(
+            box.queue or box.waiters for box in self._boxes.values()
+        )
 
     @property
     def full(self) -> bool:
@@ -195,6 +212,15 @@ class Mailboxes:
             delivery.message = None
         self._release(delivery)
         return message
+
+    def put_back(self, channel: str, message: Message, now: float) -> None:
+        """Hold a message again that was taken (and acknowledged), ahead of all others."""
+        delivery = Delivery(_NOWHERE, 0, now, b"", message)
+        delivery.holders = 1
+        self._held[delivery] = None
+        box = self.box(channel)
+        box.queue.appendleft(delivery)
+        box.wake()
 
     def expire(self, now: float) -> Counter[str]:
         """Drop every message held for longer than the expiry; count them by channel."""

@@ -6,6 +6,9 @@ This is the one file where the two meet.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket
 import struct
 from collections import deque
 from collections.abc import Callable
@@ -18,6 +21,7 @@ import pamqp.commands
 from carehare import ConnectionClosed
 
 from ..options import Endpoint
+from .addresses import connect, resolve
 from .channel import Channel, Properties
 from .consumer import Consumer
 from .frames import Method
@@ -65,9 +69,11 @@ class Connection(carehare.Connection):
     def __init__(self, endpoint: Endpoint, *, address: str | None = None) -> None:
         # carehare's __init__ only stores what its own engine needs.
         self._endpoint = endpoint
-        self._address = address or endpoint.host
+        self._address = address
         #: Set by ``connect``.
         self._engine: Protocol | None = None
+        #: The socket under the engine's transport. Set by ``connect``.
+        self._socket: socket.socket | None = None
         #: One publishing channel for each exchange, so that errors stay with the exchange.
         self._publishers: dict[str, Channel] = {}
         self._calls = _Calls(self)
@@ -87,6 +93,24 @@ class Connection(carehare.Connection):
             raise ConnectionClosed("the connection is not connected yet")
         return self._engine
 
+    @property
+    def connecting_or_open(self) -> bool:
+        """Whether there is a socket to close."""
+        return self._engine is not None and not self._engine.closed.done()
+
+    def cut(self) -> None:
+        """Shut the socket down, whatever becomes of the event loop; from any thread."""
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def disown(self) -> None:
+        """In a forked child: close its copy of the socket; the parent's goes on undisturbed."""
+        if self._socket is not None:
+            descriptor = self._socket.detach()
+            if descriptor >= 0:
+                os.close(descriptor)
+
     async def connect(self) -> None:
         """Connect and log in, within the endpoint's ``connect_timeout`` in all.
 
@@ -100,11 +124,12 @@ class Connection(carehare.Connection):
         loop = asyncio.get_running_loop()
         endpoint = self._endpoint
         protocol = self._engine = Protocol(endpoint, loop)
+        address = self._address or (await resolve(endpoint.host, endpoint.port))[0]
         try:
+            self._socket = await connect(address, endpoint.port)
             await loop.create_connection(
                 lambda: protocol,
-                self._address,
-                endpoint.port,
+                sock=self._socket,
                 ssl=endpoint.tls,
                 # To asyncio, None would mean the address.
                 server_hostname=(endpoint.server_hostname or "") if endpoint.tls else None,
@@ -112,6 +137,8 @@ class Connection(carehare.Connection):
             await asyncio.shield(protocol.opened)
         except BaseException:
             protocol.abort()
+            if self._socket is not None and not protocol.connected:
+                self._socket.close()
             raise
 
     async def __aenter__(self) -> Connection:

@@ -110,6 +110,11 @@ class Protocol(asyncio.Protocol):
         return self._lifecycle.state is State.READY
 
     @property
+    def connected(self) -> bool:
+        """Whether a transport was made, which closes the socket when it ends."""
+        return self._transport is not None
+
+    @property
     def writable(self) -> bool:
         """Whether the socket takes more; else await :meth:`wait_writable`."""
         return self._resumed is None
