@@ -1,4 +1,4 @@
-"""Calls from any event loop to the hub's, and their results back.
+"""Calls from any event loop to the home loop, and their results back.
 
 Wake-ups of either loop are coalesced: many calls under way cost few.
 """
@@ -8,23 +8,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Generic, TypeVar
+
+from .errors import HomeEnded
+from .passing import is_abandoned
 
 _T = TypeVar("_T")
 
-#: Seconds between looks whether the home loop still runs, while calls wait for it.
-_GUARD_INTERVAL = 0.25
-
-
-class HomeEnded(Exception):
-    """The home loop ended before the call was done. Never reaches users."""
-
-    def __init__(self, started: bool) -> None:
-        super().__init__("the home loop ended")
-        #: Whether the call had begun, so that what it did is not known.
-        self.started = started
+#: Seconds between looks whether the home loop still runs, and the caller still waits, while
+#: calls are under way.
+_GUARD_INTERVAL = 0.2
+#: At so many guests, those whose loops were closed are cleared away.
+_SWEEP_AT = 64
 
 
 class _Call(Generic[_T]):
@@ -39,6 +38,7 @@ class _Call(Generic[_T]):
         "guest",
         "result",
         "start",
+        "started",
         "task",
         "waiter",
     )
@@ -52,17 +52,24 @@ class _Call(Generic[_T]):
         self.guest = guest
         self.start = start
         self.context = contextvars.copy_context()
-        #: What to do, on the home loop, with a result that its caller was cancelled for.
+        #: What to do with a result that its caller was cancelled for; on any thread.
         self.give_back = give_back
         self.waiter: asyncio.Future[_T] = guest.loop.create_future()
-        #: Set on the home loop.
-        self.task: asyncio.Task[_T] | None = None
-        self.result: _T | None = None
-        self.error: BaseException | None = None
         #: The caller was cancelled.
         self.cancelled = False
-        #: The result, or the error, is on its way back.
+        #: It was begun at home. Set under the bridge's lock, and only while the bridge stands.
+        self.started = False
+        #: It has come to its end, and nothing more happens at home. Set under the bridge's lock.
         self.finished = False
+        self.task: asyncio.Task[_T] | None = None
+        self.error: BaseException | None = None
+        self.result: _T | None = None
+
+    def return_result(self) -> None:
+        """Nobody takes the result any more."""
+        if self.error is None and self.give_back is not None:
+            # There is a result, of the call's type, unless there is an error.
+            self.give_back(self.result)  # type: ignore[arg-type]
 
 
 class _Guest:
@@ -71,35 +78,49 @@ class _Guest:
     def __init__(self, loop: asyncio.AbstractEventLoop, bridge: Bridge) -> None:
         self.loop = loop
         self._bridge = bridge
+        #: Calls without a result so far. Changed under the bridge's lock.
         self.pending: set[_Call[Any]] = set()
         self._done: deque[_Call[Any]] = deque()
         self._waking = False
         self._guard: asyncio.TimerHandle | None = None
 
-    # On the home loop's thread
+    # On any thread
 
     def finish(self, call: _Call[Any]) -> None:
         """A call is done: bring its result over."""
-        call.finished = True
         self._done.append(call)
         if not self._waking:
             self._waking = True
             try:
                 self.loop.call_soon_threadsafe(self._deliver)
             except RuntimeError:  # the guest's loop is closed: nobody waits any more
-                self._give_back_all()
+                self._waking = False
+                self._take_done()
 
-    def _give_back_all(self) -> None:
+    # On the guest's own loop; the first one also where the loop is closed
+
+    def _take_done(self) -> None:
+        done = self._done
+        while done:
+            call = done.popleft()
+            self._bridge.leave(self, call)
+            waiter = call.waiter
+            if waiter.done() or self.loop.is_closed():
+                call.return_result()
+            elif call.error is not None:
+                waiter.set_exception(call.error)
+            else:
+                waiter.set_result(call.result)
+
+    def _deliver(self) -> None:
         self._waking = False
-        while self._done:
-            call = self._done.popleft()
-            if call.error is None and call.give_back is not None:
-                call.give_back(call.result)
-
-    # On the guest's own loop
+        self._take_done()
+        if not self.pending and self._guard is not None:
+            self._guard.cancel()  # no timer stays behind
+            self._guard = None
 
     def watch(self) -> None:
-        """See to it that a home loop that just stops does not leave calls hanging."""
+        """See to it that calls do not wait for ever, should one of the two sides just stop."""
         if self._guard is None:
             self._guard = self.loop.call_later(_GUARD_INTERVAL, self._look)
 
@@ -107,51 +128,38 @@ class _Guest:
         self._guard = None
         if not self.pending:
             return
-        if self._bridge.loop.is_running():
-            self.watch()
-        else:
+        self.watch()
+        if is_abandoned(self.loop):
+            for call in list(self.pending):
+                call.waiter.cancel()
+        elif not self._bridge.loop.is_running():
             self._bridge.end()
-
-    def _deliver(self) -> None:
-        self._waking = False
-        done = self._done
-        while done:
-            call = done.popleft()
-            self.pending.discard(call)
-            waiter = call.waiter
-            if waiter.done():  # its caller was cancelled
-                self._bridge.give_back(call)
-            elif call.error is not None:
-                waiter.set_exception(call.error)
-            else:
-                waiter.set_result(call.result)
-        if not self.pending:
-            self.leave()
-
-    def leave(self) -> None:
-        """Nothing is pending: no timer stays behind."""
-        if self._guard is not None:
-            self._guard.cancel()
-            self._guard = None
-        self._bridge.forget(self)
 
 
 class Bridge:
-    """The way to one home loop, from all others. Made by that loop's hub's owner."""
+    """The way to one home loop, from all others.
+
+    ``on_end`` is called when it is found that the home loop has ended: on any thread, without
+    locks, once. At most one of these happens to each call: it is done at home, or it is not begun
+    there and never will be.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_end: Callable[[], None]) -> None:
         self.loop = loop
         self._on_end = on_end
+        #: For what is decided once, by whichever thread comes first; held for moments only.
+        self._lock = threading.Lock()
+        #: The loops with calls under way.
         self._guests: dict[asyncio.AbstractEventLoop, _Guest] = {}
+        self._sweep_at = _SWEEP_AT
         self._calls: deque[_Call[Any]] = deque()
         self._waking = False
-        #: The home loop has ended: no call can be done any more.
+        #: The home loop has ended: no call is begun any more.
         self.ended = False
 
-    @property
-    def pending(self) -> bool:
-        """Whether any loop waits for a call."""
-        return bool(self._guests)
+    def serves(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether a loop has calls under way; asked on that loop."""
+        return loop in self._guests and not self.ended
 
     # On a guest's loop
 
@@ -163,52 +171,69 @@ class Bridge:
         """Run ``start()`` on the home loop, in the caller's context, and give its result.
 
         Cancelling cancels it there. A result that crosses with the cancellation goes to
-        ``give_back``, on the home loop. Raises :class:`HomeEnded`.
+        ``give_back``, on any thread. Raises :class:`~channels_rabbitmq.errors.HomeEnded`.
         """
-        loop = asyncio.get_running_loop()
-        guest = self._guests.get(loop)
-        if guest is None:
-            guest = self._guests[loop] = _Guest(loop, self)
-        call = _Call(guest, start, give_back)
-        guest.pending.add(call)
-        guest.watch()
-        self._calls.append(call)
-        if self.ended:
-            self.end()
-        else:
-            self._wake()
+        call = self._enter(asyncio.get_running_loop(), start, give_back)
         waiter = call.waiter
         try:
             return await waiter
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                self.give_back(call)
-            else:
+            if waiter.cancelled():
                 self.tell(self._cancel, call)
+            elif waiter.exception() is None:  # the result is here, but who asked is cancelled
+                call.return_result()
             raise
+        finally:
+            # An exception has this frame in its traceback; without a way from here to the
+            # exception they are no cycle for the garbage collector.
+            del call, waiter
 
-    def give_back(self, call: _Call[Any]) -> None:
-        """Nobody takes the result of a call any more."""
-        if call.error is None and call.give_back is not None:
-            self.tell(call.give_back, call.result)
-
-    def forget(self, guest: _Guest) -> None:
-        """A guest has nothing pending any more."""
-        if not guest.pending and self._guests.get(guest.loop) is guest:
-            del self._guests[guest.loop]
-
-    def _wake(self) -> None:
+    def _enter(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        start: Callable[[], Coroutine[Any, Any, _T]],
+        give_back: Callable[[_T], None] | None,
+    ) -> _Call[_T]:
+        with self._lock:
+            if self.ended:
+                raise HomeEnded(started=False)
+            guest = self._guests.get(loop)
+            if guest is None:
+                if len(self._guests) >= self._sweep_at:
+                    self._sweep()
+                guest = self._guests[loop] = _Guest(loop, self)
+            call = _Call(guest, start, give_back)
+            guest.pending.add(call)
+            self._calls.append(call)
+        guest.watch()
         if not self._waking:
             self._waking = True
             try:
                 self.loop.call_soon_threadsafe(self._start_calls)
-            except RuntimeError:  # the loop is closed
+            except RuntimeError:  # the home loop is closed
                 self.end()
+        return call
 
     def tell(self, callback: Callable[[Any], None], argument: object = None) -> None:
         """Run a callback on the home loop, some time soon; not at all if it is closed."""
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(callback, argument)
+
+    def leave(self, guest: _Guest, call: _Call[Any]) -> None:
+        """A call has its result."""
+        with self._lock:
+            guest.pending.discard(call)
+            if not guest.pending and self._guests.get(guest.loop) is guest:
+                del self._guests[guest.loop]
+
+    def _sweep(self) -> None:
+        """Drop the calls of loops that were closed over them; the lock is held."""
+        for loop, guest in list(self._guests.items()):
+            if loop.is_closed():
+                del self._guests[loop]
+                for call in guest.pending:
+                    self.tell(self._cancel, call)
+        self._sweep_at = _SWEEP_AT + 2 * len(self._guests)
 
     # On the home loop
 
@@ -217,32 +242,22 @@ class Bridge:
         calls = self._calls
         while calls:
             call = calls.popleft()
-            if call.cancelled:
-                call.error = asyncio.CancelledError()
-                call.guest.finish(call)
+            with self._lock:
+                if call.finished:
+                    continue  # it failed, and is perhaps repeated elsewhere
+                call.started = not call.cancelled
+            if call.started:
+                call.task = call.context.run(self.loop.create_task, call.start())
+                call.task.add_done_callback(partial(self._task_done, call))
             else:
-                task = call.context.run(self.loop.create_task, call.start())
-                call.task = task
-                task.add_done_callback(self._finisher(call))
+                self._finish(call, None)
 
-    def _finisher(self, call: _Call[Any]) -> Callable[[asyncio.Task[Any]], None]:
-        def finish(task: asyncio.Task[Any]) -> None:
-            if call.finished:
-                return  # the home loop had ended before
-            if task.cancelled():
-                if not call.cancelled:
-                    # Nobody asked for that: the loop is cancelling all that it has.
-                    self.end()
-                    return
-                call.error = asyncio.CancelledError()
-            else:
-                call.error = task.exception()
-                if call.error is None:
-                    call.result = task.result()
-            call.task = None
-            call.guest.finish(call)
-
-        return finish
+    def _task_done(self, call: _Call[Any], task: asyncio.Task[Any]) -> None:
+        if task.cancelled() and not call.cancelled:
+            # Nobody asked for that: the home loop is cancelling all that it has.
+            self.end()
+        else:
+            self._finish(call, task)
 
     def _cancel(self, call: _Call[Any]) -> None:
         call.cancelled = True
@@ -251,14 +266,34 @@ class Bridge:
 
     # On any thread
 
+    def _finish(self, call: _Call[Any], task: asyncio.Task[Any] | None) -> None:
+        """A call ends as its task did; None is one that was not begun."""
+        error: BaseException | None = HomeEnded(call.started)
+        result = None
+        if task is not None and task.done() and not task.cancelled():
+            error = task.exception()
+            result = None if error is not None else task.result()
+        with self._lock:
+            if call.finished:
+                return
+            call.finished = True
+        call.error, call.result = error, result
+        call.task = None
+        call.guest.finish(call)
+
+    def end_if_idle(self) -> bool:
+        """End, unless calls are under way; whether it has ended."""
+        with self._lock:
+            self.ended = self.ended or not self._guests
+            return self.ended
+
     def end(self) -> None:
-        """The home loop has ended: every call fails with :class:`HomeEnded`."""
-        first = not self.ended
-        self.ended = True
+        """The home loop has ended: calls fail with :class:`~channels_rabbitmq.errors.HomeEnded`."""
+        with self._lock:
+            first, self.ended = not self.ended, True
+            calls = [call for guest in self._guests.values() for call in guest.pending]
         if first:
             self._on_end()
-        for guest in list(self._guests.values()):
-            for call in list(guest.pending):
-                if not call.finished:
-                    call.error = HomeEnded(call.task is not None)
-                    guest.finish(call)
+        for call in calls:
+            # One that was done, on a loop that stopped before it could say so, has its result.
+            self._finish(call, call.task)

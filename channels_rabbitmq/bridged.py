@@ -12,7 +12,8 @@ from carehare import ConnectionClosed
 
 from .amqp.connection import Connection, MessageProperties
 from .amqp.consumer import Consumer
-from .bridge import Bridge, HomeEnded
+from .bridge import Bridge
+from .errors import HomeEnded
 
 if TYPE_CHECKING:
     from pamqp.common import Arguments

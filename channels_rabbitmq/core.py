@@ -15,10 +15,10 @@ from channels.layers import BaseChannelLayer
 
 from .amqp.connection import Connection
 from .bridged import BridgedConnection
-from .errors import NotConnected
+from .errors import HomeEnded, NotConnected
 from .home import Home
 from .hub import Hub
-from .messages import CHANNEL_KEY, GROUP_KEY, Message, encode
+from .messages import CHANNEL_KEY, GROUP_KEY, Message
 from .names import MAX_LENGTH, random_name, require_channel, require_group
 from .options import DEFAULT_HOST, Options
 
@@ -38,12 +38,17 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
 
     MAX_NAME_LENGTH = MAX_LENGTH
 
-    extensions: ClassVar[list[str]] = ["groups"]
+    extensions: ClassVar[list[str]] = ["groups", "flush"]
 
     def __init__(self, host: str | Sequence[str] = DEFAULT_HOST, **config: object) -> None:
         self.options = Options.from_config({"host": host, **config})
-        super().__init__(expiry=self.options.expiry, capacity=self.options.remote_capacity)
+        super().__init__(expiry=self.options.expiry, capacity=self.options.capacity)
+        #: For Channels' own ``get_capacity()``: patterns and capacities.
+        self.channel_capacity = list(self.options.channel_capacity)
+        #: Seconds from the latest ``group_add()`` to the end of a membership; 0 is none.
+        self.group_expiry = self.options.group_expiry
         self._home = Home(self.options)
+        self._encode = self._home.codec.encode
         weakref.finalize(self, self._home.drop).atexit = False
 
     def __repr__(self) -> str:
@@ -61,57 +66,117 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
 
         ``prefix`` is there for the specification; the name begins with the queue's.
         """
+        self._home.require_open()
         return f"{self._home.queue_name}!{random_name()}"
 
     async def send(self, channel: str, message: Message) -> None:
         """Send a message to one channel; return once RabbitMQ has it.
 
-        Raises :class:`channels.exceptions.ChannelFull` if the receiving process stores no more,
+        A normal channel (one without ``!``) keeps it for whichever process receives first.
+
+        Raises :class:`channels.exceptions.ChannelFull` if the receiving process, or the normal
+        channel, stores no more,
         :class:`~channels_rabbitmq.errors.NotConnected` (a ChannelFull) if RabbitMQ did not answer
         within ``send_timeout``, :class:`channels.exceptions.MessageTooLarge`, and
         :class:`TypeError` or :class:`ValueError` for a message that cannot be sent.
         """
-        queue_name = _queue_of(require_channel(channel))
-        body = encode(CHANNEL_KEY, channel, message, self.options.max_message_size)
+        queue_name, mark, _ = require_channel(channel).partition("!")
+        body = self._encode(CHANNEL_KEY, channel, message, self.options.max_message_size)
+        if not mark:
+            await self._home.call_once(lambda hub: hub.normal.send(channel, body), _not_known)
+            return
         hub = self._home.hub_here()
         if hub is not None:
-            await hub.send(queue_name, body)
-        else:
-            await self._home.call_once(lambda hub: hub.send(queue_name, body), _not_known)
+            try:
+                await hub.send(queue_name, body)
+                return
+            except HomeEnded:
+                pass  # not sent yet: the link lives elsewhere now
+        await self._home.call_once(lambda hub: hub.send(queue_name, body), _not_known)
 
     async def receive(self, channel: str) -> Message:
-        """Wait for the next message of a channel of this process.
+        """Wait for the next message of a channel of this process, or of a normal channel.
 
         Several may wait on one channel: each message goes to one of them. Cancelling loses no
         message. Raises :class:`ValueError` for a channel of another process.
         """
-        self._require_own(require_channel(channel))
         hub = self._home.hub_here()
         if hub is not None:
-            return await hub.receive(channel)
+            own = hub.knows(channel) or self._is_own(require_channel(channel))
+            try:
+                return await (hub.receive(channel) if own else hub.normal.receive(channel))
+            except HomeEnded:
+                pass  # the link lives elsewhere now, and so do the messages
+        self._is_own(require_channel(channel))
         return await self._home.receive(channel)
+
+    async def receive_many(
+        self, channels: Sequence[str], block: bool = False
+    ) -> tuple[str, Message] | tuple[None, None]:
+        """Give a channel that has a message, out of several, and the message.
+
+        Without ``block``, that is ``(None, None)`` if none has one (for normal channels, after a
+        moment in which RabbitMQ may send one). With it, wait. Which channel comes first is left to
+        chance, so that a busy one does not starve the others. Cancelling loses no message. Raises
+        :class:`ValueError` for a channel of another process, and for waiting for no channel.
+        """
+        names = list(dict.fromkeys(channels))
+        for name in names:
+            self._is_own(require_channel(name))
+        if not names:
+            if block:
+                raise ValueError("there is no channel to wait for")
+            return None, None
+        received = await self._home.receive_many(names, block)
+        return (None, None) if received is None else received
+
+    async def receive_many_blocking(self, channels: Sequence[str]) -> tuple[str, Message]:
+        """The same as :meth:`receive_many` with ``block=True``."""
+        channel, message = await self.receive_many(channels, block=True)
+        if channel is None or message is None:
+            raise RuntimeError("receive_many() did not wait")
+        return channel, message
 
     # Groups
 
     async def group_add(self, group: str, channel: str) -> None:
-        """Add a channel of this process to a group; return once the group's messages reach it.
+        """Add a channel to a group; return once the group's messages reach it.
 
         While RabbitMQ is away it returns after ``send_timeout``; the membership takes effect
         when RabbitMQ is back. A call that is cancelled adds nothing.
+
+        A channel of another process is added by that process, on being asked; nothing happens if
+        the process has gone. Raises :class:`~channels_rabbitmq.errors.NotAnswered` if it does not
+        answer within ``send_timeout`` (version 4.0.1 never does).
         """
         require_group(group)
-        self._require_own(require_channel(channel))
+        queue_name, mark, _ = require_channel(channel).partition("!")
+        if not mark:
+            await self._home.call(_group_add_normal, group, channel)
+            return
+        if queue_name != self._home.queue_name:
+            await self._home.call(Hub.group_add_elsewhere, queue_name, group, channel)
+            return
         hub = self._home.hub_here()
         if hub is not None:
-            await hub.group_add(group, channel)
-        else:
-            await self._home.call(Hub.group_add, group, channel)
+            try:
+                await hub.group_add(group, channel)
+                return
+            except HomeEnded:
+                pass  # the link lives elsewhere now
+        await self._home.group_add(group, channel)
 
     async def group_discard(self, group: str, channel: str) -> None:
-        """Take a channel out of a group, at once; nothing happens if it is not in it."""
+        """Take a channel out of a group, at once; nothing happens if it is not in it.
+
+        For a channel of another process, it is as with :meth:`group_add`.
+        """
         require_group(group)
-        require_channel(channel)
-        await self._home.call(_group_discard, group, channel)
+        queue_name, mark, _ = require_channel(channel).partition("!")
+        if mark and queue_name != self._home.queue_name:
+            await self._home.call(Hub.group_discard_elsewhere, queue_name, group, channel)
+        else:
+            await self._home.call(_group_discard, group, channel)
 
     async def group_send(self, group: str, message: Message) -> None:
         """Send a message to every channel in a group; return once RabbitMQ has it.
@@ -120,14 +185,46 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         Raises what :meth:`send` raises for a message that cannot be sent, and never ChannelFull.
         """
         require_group(group)
-        body = encode(GROUP_KEY, group, message, self.options.max_message_size)
+        body = self._encode(GROUP_KEY, group, message, self.options.max_message_size)
         hub = self._home.hub_here()
         if hub is not None:
-            await hub.send_group(group, body)
-        else:
-            await self._home.call_once(
-                lambda hub: hub.send_group(group, body), partial(_log_not_known, group)
-            )
+            try:
+                await hub.send_group(group, body)
+                return
+            except HomeEnded:
+                pass  # not sent yet: the link lives elsewhere now
+        await self._home.call_once(
+            lambda hub: hub.send_group(group, body), partial(_log_not_known, group)
+        )
+
+    async def send_group(self, group: str, message: Message) -> None:
+        """The same as :meth:`group_send`."""
+        await self.group_send(group, message)
+
+    async def group_members(self, group: str, timeout: float = 1.0) -> list[str]:
+        """The channels in a group, of all processes on the same broker and prefix, by name.
+
+        Every process is asked; the call ends once all that are known to be there have answered,
+        and after ``timeout`` seconds at the latest, with what was answered so far. By then
+        members may have come and gone: it is a snapshot. Version 4.0.1 does not answer.
+        """
+        require_group(group)
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
+            raise ValueError("timeout must be a number of seconds")
+        return await self._home.call(Hub.group_members, group, float(timeout))
+
+    # Flush
+
+    async def flush(self) -> None:
+        """Empty all channels and groups of every process on the same broker and prefix.
+
+        So it does with the normal channels that any of the processes has used. Members must join
+        again. It returns once every process that is known to be there has done its part. Raises
+        :class:`~channels_rabbitmq.errors.NotAnswered` if one did not within ``send_timeout``, and
+        :class:`~channels_rabbitmq.errors.NotConnected` while RabbitMQ is away. Processes of
+        version 4.0.1 take no part.
+        """
+        await self._home.call(Hub.flush)
 
     # Beyond the specification
 
@@ -150,14 +247,12 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         """Close the connection and end everything; calling it again does nothing."""
         await self._home.close()
 
-    def _require_own(self, channel: str) -> None:
-        if "!" not in channel:
-            raise NotImplementedError(
-                "channels without '!' (normal channels) are not supported; publish jobs with "
-                "'await layer.current_connection'"
-            )
-        if _queue_of(channel) != self._home.queue_name:
+    def _is_own(self, channel: str) -> bool:
+        """Whether it is a channel of this process; False if normal, ValueError if another's."""
+        queue_name, mark, _ = channel.partition("!")
+        if mark and queue_name != self._home.queue_name:
             raise ValueError("the channel belongs to another process or another layer")
+        return bool(mark)
 
 
 class _CurrentConnection:
@@ -170,8 +265,15 @@ class _CurrentConnection:
         return self._home.connection().__await__()
 
 
+async def _group_add_normal(hub: Hub, group: str, channel: str) -> None:
+    await hub.normal.group_add(group, channel)
+
+
 async def _group_discard(hub: Hub, group: str, channel: str) -> None:
-    hub.group_discard(group, channel)
+    if "!" in channel:
+        hub.group_discard(group, channel)
+    else:
+        await hub.normal.group_discard(group, channel)
 
 
 def _not_known() -> None:
@@ -180,13 +282,3 @@ def _not_known() -> None:
 
 def _log_not_known(group: str) -> None:
     logger.warning("Message to group %s perhaps dropped: its event loop ended meanwhile", group)
-
-
-def _queue_of(channel: str) -> str:
-    queue_name, mark, _ = channel.partition("!")
-    if not mark:
-        raise NotImplementedError(
-            "channels without '!' (normal channels) are not supported; publish jobs with "
-            "'await layer.current_connection'"
-        )
-    return queue_name

@@ -4,13 +4,15 @@
 
     channels.exceptions.ChannelFull          send(): the receiving process stores no more
         NotConnected                         send(): RabbitMQ away, blocked, or silent for too long
+    TimeoutError
+        NotAnswered                          flush(), group_add(): another process was silent
     channels.exceptions.MessageTooLarge      send(), group_send(): more than max_message_size
     channels.exceptions.StopConsumer         every method, after close()
     django.core.exceptions.ImproperlyConfigured   a wrong option, when the layer is made
     TypeError, ValueError                    a message or a name that cannot be sent
     carehare.ServerSentNack                  current_connection.publish(): not stored
         MessageReturned                      ... mandatory, and no queue was bound
-    carehare.ChannelClosed                   an operation on a channel that we closed
+    carehare.ChannelClosed                   ... on a channel that we closed, or none is free
     carehare.ChannelClosedByServer           RabbitMQ refused an operation
     carehare.ConnectionClosed                the connection ended during an operation
     carehare.ConnectionClosedByServer        RabbitMQ ended the connection
@@ -35,8 +37,25 @@ class NotConnected(ChannelFull):  # type: ignore[misc]  # Channels has no types
     """
 
 
+class NotAnswered(TimeoutError):
+    """Another process did not do its part within ``send_timeout``."""
+
+
 class MessageReturned(carehare.ServerSentNack):
     """A ``mandatory`` message matched no queue and came back (AMQP ``basic.return``)."""
+
+
+class HomeEnded(Exception):
+    """The event loop that the link lived on ended before a call was done.
+
+    Never reaches users: the call is repeated where the link lives next, or ends in an error of
+    its own.
+    """
+
+    def __init__(self, started: bool) -> None:
+        super().__init__("the event loop of the link ended")
+        #: Whether the call was begun, so that what it did is not known.
+        self.started = started
 
 
 #: What ends one attempt to connect, or one connection, and is answered by connecting again.

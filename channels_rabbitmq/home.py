@@ -11,24 +11,28 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import contextvars
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from asgiref.sync import AsyncToSync
-from carehare import ConnectionClosed
 from channels.exceptions import StopConsumer
 
 from .amqp.connection import Connection
-from .bridge import Bridge, HomeEnded
+from .bridge import Bridge
 from .bridged import BridgedConnection
+from .codecs import make_codec
+from .errors import HomeEnded
 from .hub import Hub
-from .mailboxes import Mailboxes
+from .memory import Memory
 from .names import random_name
 from .options import Options
+from .passing import is_passing
 from .thread import LoopThread
 
 _P = ParamSpec("_P")
@@ -44,13 +48,15 @@ _homes: weakref.WeakSet[Home] = weakref.WeakSet()
 _inherited: list[object] = []
 
 
-def is_passing(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether asgiref made this loop for one call of ``async_to_sync()``.
+@dataclass(frozen=True, eq=False)
+class _Residence:
+    """The hub and where it lives. Replaced as a whole, so that it can be read without a lock."""
 
-    asgiref lists such loops; where a version of it does not, every loop counts as lasting.
-    """
-    loops = getattr(AsyncToSync, "loop_thread_executors", None)
-    return isinstance(loops, dict) and loop in loops
+    hub: Hub
+    loop: asyncio.AbstractEventLoop
+    bridge: Bridge
+    #: The thread of the loop, if that is our own; None if it is somebody else's.
+    thread: LoopThread | None
 
 
 class Home:
@@ -58,6 +64,7 @@ class Home:
 
     def __init__(self, options: Options) -> None:
         self._options = options
+        self.codec = make_codec(options)
         self._closed = False
         self._begin()
         _homes.add(self)
@@ -65,26 +72,31 @@ class Home:
     def _begin(self) -> None:
         """Start with nothing: when made, and in a child after a fork."""
         self._lock = threading.RLock()
-        self.queue_name = f"channels_{random_name()}"
-        self._mailboxes = Mailboxes(self._options.local_capacity, self._options.local_expiry)
-        #: The hub and the way to its loop; None while there is no home.
-        self._hub: Hub | None = None
-        self._bridge: Bridge | None = None
-        #: The thread that is home; None while home is somebody else's loop.
-        self._thread: LoopThread | None = None
+        prefix = self._options.prefix
+        self.queue_name = f"channels_{prefix and prefix + '_'}{random_name()}"
+        self._memory = Memory(self._options, self.codec.decode)
+        #: Changed under the lock; None while there is no home.
+        self._residence: _Residence | None = None
         #: Lasting loops that called over the bridge: the first to be home next.
         self._guests: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+        #: Whether nothing but sending has happened here: the process has no channels.
+        self._only_sent = True
+        #: What the hub is to do; the next one, if there is none just now.
+        self._posted: deque[Callable[[Hub], None]] = deque()
 
     def __repr__(self) -> str:
-        return f"<Home: {self._hub!r}>"
+        residence = self._residence
+        return f"<Home: {residence and residence.hub!r}>"
+
+    # Calls
 
     def hub_here(self) -> Hub | None:
         """The hub, if home is the running loop or can be; None if another loop is home."""
-        hub = self._hub
+        residence = self._residence
         loop = asyncio.get_running_loop()
-        if hub is not None and hub.loop is loop:
-            return hub
-        return self._settle(loop)
+        if residence is None or residence.loop is not loop:
+            residence = self._settle(loop)
+        return residence.hub if residence.loop is loop else None
 
     async def call(
         self,
@@ -105,90 +117,148 @@ class Home:
             return lost()
 
     async def receive(self, channel: str) -> dict[str, object]:
-        """Run :meth:`Hub.receive`; a message that crosses with a cancellation is not lost."""
+        """Receive at home; a message that crosses with a cancellation is not lost."""
         return await self._call(
-            lambda hub: hub.receive(channel),
-            give_back=lambda hub, message: hub.take_back(channel, message),
+            lambda hub: hub.receive_any(channel),
+            give_back=lambda message: self._post(lambda hub: hub.take_back(channel, message)),
         )
+
+    async def receive_many(
+        self, channels: Sequence[str], block: bool
+    ) -> tuple[str, dict[str, object]] | None:
+        """The same, for several channels; None if none has a message."""
+
+        def give_back(received: tuple[str, dict[str, object]] | None) -> None:
+            if received is not None:
+                self._post(lambda hub: hub.take_back(*received))
+
+        return await self._call(lambda hub: hub.receive_many(channels, block), give_back)
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Join at home; a membership that crosses with a cancellation is undone."""
+        claim = object()
+        await self._call(
+            lambda hub: hub.group_add(group, channel, claim),
+            give_back=lambda _: self._post(lambda hub: hub.undo_add(group, channel, claim)),
+        )
+        self._post(lambda hub: hub.confirm_add(group, channel))
+
+    async def connection(self) -> Connection | BridgedConnection:
+        """The open connection, or what stands for it on a loop that is not home."""
+        while True:
+            connection = await self.call(Hub.connection)
+            home = connection.protocol.loop
+            if home is asyncio.get_running_loop():
+                return connection
+            residence = self._residence
+            if residence is not None and residence.loop is home:
+                return BridgedConnection(connection, residence.bridge)
 
     async def _call(
         self,
         method: Callable[[Hub], Coroutine[Any, Any, _T]],
-        give_back: Callable[[Hub, _T], None] | None = None,
+        give_back: Callable[[_T], None] | None = None,
         repeat: bool = True,
     ) -> _T:
+        loop = asyncio.get_running_loop()
         while True:
-            hub = self.hub_here()
-            if hub is not None:
-                return await method(hub)
-            with self._lock:
-                hub, bridge = self._hub, self._bridge
-            if hub is None or bridge is None:
-                continue  # it ended this very moment
+            residence = self._residence
+            if residence is None or not (residence.loop is loop or residence.bridge.serves(loop)):
+                residence = self._settle(loop)
+            if repeat:
+                self._only_sent = False
             try:
-                return await _cross(bridge, hub, method, give_back)
+                if residence.loop is loop:
+                    return await method(residence.hub)
+                return await residence.bridge.call(partial(method, residence.hub), give_back)
             except HomeEnded as ended:
                 if ended.started and not repeat:
                     raise
 
-    async def connection(self) -> Connection | BridgedConnection:
-        """The open connection, or what stands for it on a loop that is not home."""
-        hub = self.hub_here()
-        if hub is not None:
-            return await hub.connection()
-        connection = await self._call(Hub.connection)
-        with self._lock:
-            bridge = self._bridge
-        if bridge is None or bridge.loop is not connection.protocol.loop:
-            raise ConnectionClosed("the connection is closed")
-        return BridgedConnection(connection, bridge)
+    def _post(self, action: Callable[[Hub], None]) -> None:
+        """Have something done by the hub on its loop, or by the next one; from any thread."""
+        if self._closed:
+            return
+        self._posted.append(action)
+        residence = self._residence
+        if residence is not None:
+            residence.bridge.tell(self._do_posted, residence.hub)
+
+    def _do_posted(self, hub: Hub) -> None:
+        while self._posted:
+            residence = self._residence
+            if residence is None or residence.hub is not hub:
+                return
+            self._posted.popleft()(hub)
 
     # Where home is
 
-    def _settle(self, loop: asyncio.AbstractEventLoop) -> Hub | None:
-        """See to it that there is a home; give the hub if it is the running loop."""
+    def _settle(self, loop: asyncio.AbstractEventLoop) -> _Residence:
+        """See to it that there is a home, now that a loop calls that is not."""
         with self._lock:
-            if self._closed:
-                raise StopConsumer("the channel layer is closed")
+            self.require_open()
             passing = is_passing(loop)
             if not passing:
                 self._guests.add(loop)
-            if self._hub is not None and not self._stays(self._hub, passing):
-                self._retire(self._hub)
-            if self._hub is not None:
-                return self._hub if self._hub.loop is loop else None
-            self._mailboxes.forget_waiters()
-            if passing:
-                self._thread = LoopThread("channels_rabbitmq")
-                self._hub = self._thread.run(self._make_hub)
-            else:
-                self._hub = self._make_hub()
-            self._bridge = Bridge(self._hub.loop, partial(self._end, self._hub))
-            return None if passing else self._hub
+            residence = self._residence
+            if residence is not None and not self._stays(residence, passing):
+                self._retire(residence)
+                residence = None
+            if residence is None:
+                residence = self._residence = self._move_in(loop, passing)
+                residence.bridge.tell(self._do_posted, residence.hub)
+            return residence
 
-    def _make_hub(self) -> Hub:
-        return Hub(self._options, self.queue_name, self._mailboxes, on_end=self._end)
-
-    def _stays(self, hub: Hub, passing: bool) -> bool:
+    def _stays(self, residence: _Residence, passing: bool) -> bool:
         """Whether home stays where it is, now that a loop calls, passing or lasting.
 
         From our own thread it moves to a lasting loop, where calls are faster, as long as the
         process has only sent: nothing can be lost then. A loop that runs no more is no home.
         """
-        if not hub.loop.is_running():
+        if residence.bridge.ended or not residence.loop.is_running():
             return False
-        only_sent = self._mailboxes.unused and self._bridge is not None and not self._bridge.pending
-        return passing or self._thread is None or not only_sent
+        if passing or residence.thread is None or not self._only_sent:
+            return True
+        return not residence.bridge.end_if_idle()
+
+    def _move_in(self, loop: asyncio.AbstractEventLoop, passing: bool) -> _Residence:
+        self._only_sent = self._memory.unused
+        thread = None
+        if passing:
+            thread = LoopThread("channels_rabbitmq")
+            loop = thread.loop
+            try:
+                hub = thread.run(self._make_hub)
+            except BaseException:
+                thread.stop()
+                raise
+        else:
+            hub = self._make_hub()
+        return _Residence(hub, loop, Bridge(loop, partial(self._end, hub)), thread)
+
+    def _make_hub(self) -> Hub:
+        # In a context of its own: it outlives the call that it is made for.
+        return contextvars.Context().run(
+            lambda: Hub(
+                self._options,
+                self.codec,
+                self.queue_name,
+                self._memory,
+                on_end=self._end,
+                on_late=lambda body: self._post(lambda hub: hub.deliver_late(body)),
+            )
+        )
 
     def _end(self, hub: Hub) -> None:
         """Home ended by itself, or was found to have ended; on any thread."""
         with self._lock:
-            if self._hub is not hub:
+            residence = self._residence
+            if residence is None or residence.hub is not hub:
                 return
-            self._retire(hub)
+            self._retire(residence)
             if self._closed:
                 return
-            guests = [loop for loop in self._guests if loop is not hub.loop]
+            guests = [loop for loop in self._guests if loop is not residence.loop]
         for loop in guests:
             if loop.is_running():
                 # It may have channels, whose messages should go on arriving.
@@ -197,82 +267,79 @@ class Home:
                     return
 
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
-        if not self._closed:
+        with contextlib.suppress(StopConsumer):
             self._settle(loop)
 
-    def _retire(self, hub: Hub) -> None:
+    def _retire(self, residence: _Residence) -> None:
         """Home is over; the lock is held. Whoever waits over the bridge tries again."""
-        bridge, thread = self._bridge, self._thread
-        self._hub = self._bridge = self._thread = None
-        hub.retire()
-        if bridge is not None:
-            bridge.end()
-        if thread is not None:
-            thread.stop()
-        elif not hub.loop.is_running():
-            hub.link.cut()
+        self._residence = None
+        residence.hub.retire()
+        old, self._memory = self._memory, Memory(self._options, self.codec.decode)
+        self._memory.take_over(old)
+        residence.bridge.end()
+        if residence.thread is not None:
+            residence.thread.stop()
+        elif not residence.loop.is_running():
+            residence.hub.link.cut()
 
     # The end
+
+    def require_open(self) -> None:
+        """Raise :class:`channels.exceptions.StopConsumer` if it is closed."""
+        if self._closed:
+            raise StopConsumer("the channel layer is closed")
 
     async def close(self) -> None:
         """Close the connection; every call raises StopConsumer from now on."""
         with self._lock:
             self._closed = True
-            hub, bridge, thread = self._hub, self._bridge, self._thread
-        if hub is None or bridge is None:
+            residence = self._residence
+        if residence is None:
             return
-        if hub.loop is asyncio.get_running_loop():
-            await hub.close()
-        elif hub.loop.is_running():
+        if residence.loop is asyncio.get_running_loop():
+            await residence.hub.close()
+        elif residence.loop.is_running():
             with contextlib.suppress(HomeEnded):
-                await bridge.call(hub.close)
+                await residence.bridge.call(residence.hub.close)
         with self._lock:
-            if self._hub is hub:
-                self._retire(hub)
-        if thread is not None:
-            thread.stop(_EXIT_TIMEOUT)
+            if self._residence is residence:
+                self._retire(residence)
+        if residence.thread is not None:
+            residence.thread.stop(_EXIT_TIMEOUT)
 
     def drop(self) -> None:
         """The layer was collected: end the link. On any thread, at any time, so without a lock."""
-        hub, thread = self._hub, self._thread
         self._closed = True
-        if thread is not None:
-            thread.stop()
-        elif hub is not None:
-            if hub.loop.is_running():
-                with contextlib.suppress(RuntimeError):
-                    hub.loop.call_soon_threadsafe(hub.link.cancel)
-            else:
-                hub.link.cut()
+        residence = self._residence
+        if residence is None:
+            return
+        if residence.thread is not None:
+            residence.thread.stop()
+        elif residence.loop.is_running():
+            residence.bridge.tell(lambda _: residence.hub.link.cancel())
+        else:
+            residence.hub.link.cut()
 
-    def exit(self) -> None:
+    def exit(self, timeout: float = 0.0) -> None:
         """The interpreter exits: take leave of RabbitMQ, if the thread is home."""
         self._closed = True
-        if self._thread is not None:
-            self._thread.stop(_EXIT_TIMEOUT)
+        if self._residence is not None and self._residence.thread is not None:
+            self._residence.thread.stop(timeout)
 
     def forked(self) -> None:
         """This is a forked child: nothing of the parent's is touched, and nothing shared."""
-        if self._hub is not None:
-            self._hub.link.disown()
-        _inherited.append((self._hub, self._thread))
+        if self._residence is not None:
+            self._residence.hub.link.disown()
+        _inherited.append((self._residence, self._memory))
         self._begin()
 
 
-async def _cross(
-    bridge: Bridge,
-    hub: Hub,
-    method: Callable[[Hub], Coroutine[Any, Any, _T]],
-    give_back: Callable[[Hub, _T], None] | None,
-) -> _T:
-    return await bridge.call(
-        lambda: method(hub), None if give_back is None else partial(give_back, hub)
-    )
-
-
 def _exit() -> None:
-    for home in list(_homes):
+    homes = list(_homes)
+    for home in homes:
         home.exit()
+    for home in homes:
+        home.exit(_EXIT_TIMEOUT)
 
 
 def _forked() -> None:

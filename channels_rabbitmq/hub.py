@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+import random
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from typing import NoReturn, TypeVar
 
 from carehare import ChannelClosed, ChannelClosedByServer, ConnectionClosed, ServerSentNack
 from channels.exceptions import ChannelFull, StopConsumer
 
-from .amqp.channel import Channel
 from .amqp.connection import Connection
-from .errors import NotConnected
+from .amqp.futures import in_time, wait_until
+from .codecs import Codec
+from .control import FLUSH, JOIN, LEAVE, MARK, MEMBERS, Control, Question, control_key
+from .errors import HomeEnded, NotAnswered, NotConnected
+from .hooks import Hooks
 from .link import Link
-from .mailboxes import STUCK_AFTER, Delivery, Mailboxes
-from .messages import GROUP_KEY, BadMessage, Message, decode
+from .mailboxes import NOWHERE, STUCK_AFTER, Delivery, Mailbox, Source
+from .memory import Memory
+from .messages import CHANNEL_KEY, GROUP_KEY, BadMessage, Message
+from .names import group_key, is_channel_of
 from .options import Options
 from .ratelimit import RateLimitedWarning
 from .session import Session
+from .workqueues import WorkQueues
 
 logger = logging.getLogger(__name__)
 
 #: A message past ``local_expiry`` is dropped within this many seconds.
 _EXPIRY_PRECISION = 0.1
+
+#: Seconds in which RabbitMQ may send a message to who does not want to wait for one.
+_FETCH_TIME = 0.1
 
 _T = TypeVar("_T")
 
@@ -31,42 +42,63 @@ _T = TypeVar("_T")
 class Hub:
     """The process's side of the channel layer. All of it runs on one event loop.
 
-    ``mailboxes`` outlive it: the next hub, on another loop, goes on with the same ones.
+    ``memory`` outlives it: the next hub, on another loop, goes on with it.
     """
 
     def __init__(
         self,
         options: Options,
+        codec: Codec,
         queue_name: str,
-        mailboxes: Mailboxes,
+        memory: Memory,
         on_end: Callable[[Hub], None],
+        on_late: Callable[[bytes], None],
     ) -> None:
         self._options = options
+        self._codec = codec
+        self._decrypt = codec.decrypt
+        self._decode = codec.decode
         self._queue_name = queue_name
-        self._mailboxes = mailboxes
+        self._memory = memory
+        self._mailboxes = mailboxes = memory.mailboxes
+        self._joins = memory.joins
         self.loop = asyncio.get_running_loop()
         self._closed = False
         #: Called when the loop cancels all that it has: another hub goes on with the mailboxes.
         self._on_end = on_end
+        #: That has happened.
+        self._moved = False
+        #: Called with what RabbitMQ still delivers here then.
+        self._on_late = on_late
         #: Memberships that no ``group_add()`` has returned for yet, with the calls that wait.
         self._joining: dict[tuple[str, str], set[object]] = {}
         self._expiry_timer: asyncio.TimerHandle | None = None
         self._relief_timer: asyncio.TimerHandle | None = None
+        self._relief_scheduled = False
         self._warn_expired = RateLimitedWarning(logger)
         self._warn_dropped = RateLimitedWarning(logger)
         self._warn_back_pressure = RateLimitedWarning(logger)
-        self._warn_bad_message = RateLimitedWarning(logger)
+        #: One for each kind of error.
+        self._warn_bad_message: dict[type, RateLimitedWarning] = {}
         self._warn_group_dropped = RateLimitedWarning(logger)
         self._warn_binding = RateLimitedWarning(logger)
+        self._warn_unanswered = RateLimitedWarning(logger)
         self.link = Link(
             options,
             queue_name,
             on_delivery=self._deliver,
-            groups=lambda: mailboxes.groups,
+            groups=self._keys,
             on_end=self._end,
+            on_ready=self._session_started,
+            on_lost=self._session_ended,
         )
+        self.normal = WorkQueues(options, codec, self.link, memory.normal, self._warn_bad)
+        self._control = Control(options, codec, queue_name, self.link, self._serve)
+        self._hooks = Hooks(options)
+        self._joins_timer: asyncio.TimerHandle | None = None
         if len(mailboxes):
             self._watch_expiry()
+        self._watch_joins()
 
     def __repr__(self) -> str:
         return f"<Hub: {self.link!r}, {self._mailboxes!r}>"
@@ -87,7 +119,8 @@ class Hub:
     async def send_group(self, group: str, body: bytes) -> None:
         """Publish to every process that has a member; drop, with a warning, where it cannot."""
         try:
-            await self._publish(self._options.groups_exchange, group, body)
+            key = group_key(self._options.prefix, group)
+            await self._publish(self._options.groups_exchange, key, body)
         except ServerSentNack:
             self._warn_group_dropped(
                 "Message to group %s dropped for at least one process that stores no more", group
@@ -119,13 +152,17 @@ class Hub:
 
     # Receiving
 
+    def knows(self, channel: str) -> bool:
+        """Whether a channel was received from before, so that its name needs no check."""
+        return self._mailboxes.knows(channel) and "!" in channel
+
     async def receive(self, channel: str) -> Message:
         """Wait for the oldest message of a local channel, through outages; cancellation is safe."""
         mailboxes = self._mailboxes
         box = mailboxes.box(channel)
         while not box.queue:
             if self._closed:
-                raise StopConsumer("the channel layer is closed")
+                self._refuse()
             waiter: asyncio.Future[None] = self.loop.create_future()
             box.waiters.append(waiter)
             try:
@@ -133,34 +170,131 @@ class Hub:
             except asyncio.CancelledError:
                 box.give_up(waiter)
                 raise
-            box = mailboxes.box(channel)
+            if not box.queue:  # another reader was faster, and the box may be gone
+                box = mailboxes.box(channel)
         return mailboxes.take(box)
+
+    async def receive_any(self, channel: str) -> Message:
+        """Receive from a channel of this process, or from a normal one."""
+        return await (self.receive(channel) if "!" in channel else self.normal.receive(channel))
+
+    async def receive_many(
+        self, channels: Sequence[str], block: bool
+    ) -> tuple[str, Message] | None:
+        """Give a message of any of the channels; None if none has one and ``block`` is false."""
+        normal = [name for name in channels if "!" not in name]
+        fetched = not normal
+        while True:
+            ready = [name for name in channels if self._is_ready(name)]
+            if ready:
+                return self._take_one(ready)
+            if block:
+                await self._wait_for_any(channels, None)
+            elif fetched:
+                return None
+            else:
+                await self._wait_for_any(normal, _FETCH_TIME)
+                fetched = True
+
+    def _is_ready(self, channel: str) -> bool:
+        if "!" in channel:
+            return bool(self._mailboxes.box(channel).queue)
+        return self.normal.ready(channel)
+
+    def _take_one(self, ready: list[str]) -> tuple[str, Message]:
+        name = ready.pop(random.randrange(len(ready)))
+        message = (
+            self._mailboxes.take(self._mailboxes.box(name))
+            if "!" in name
+            else self.normal.take(name)
+        )
+        # A message that woke us and that we leave is for the next in line.
+        for other in ready:
+            self._any_box(other).wake()
+        return name, message
+
+    async def _wait_for_any(self, channels: Sequence[str], timeout: float | None) -> None:
+        """Wait until one of the channels may have a message, or for so many seconds."""
+        waiter: asyncio.Future[None] = self.loop.create_future()
+        timer = None if timeout is None else self.loop.call_later(timeout, _wake, waiter)
+        try:
+            for name in channels:
+                if self._closed:
+                    self._refuse()
+                self._any_box(name).waiters.append(waiter)
+                self.normal.update(name)
+            await waiter
+        except asyncio.CancelledError:
+            for name in channels:
+                self._any_box(name).give_up(waiter)
+            raise
+        finally:
+            for name in channels:
+                box = self._any_box(name)
+                if waiter in box.waiters:
+                    box.waiters.remove(waiter)
+                self.normal.update(name)
+            if timer is not None:
+                timer.cancel()
+
+    def _any_box(self, channel: str) -> Mailbox:
+        return (self._mailboxes if "!" in channel else self._memory.normal).box(channel)
 
     def take_back(self, channel: str, message: Message) -> None:
         """A message that was read for a caller who was cancelled before it got it."""
+        if "!" not in channel:
+            body = self._codec.encode(CHANNEL_KEY, channel, message, self._options.max_message_size)
+            self.normal.take_back(channel, message, body)
+            return
         self._mailboxes.put_back(channel, message, self.loop.time())
         if self._expiry_timer is None:
             self._watch_expiry()
 
-    def _deliver(self, source: Channel, tag: int, redelivered: bool, body: bytes) -> None:
+    def deliver_late(self, body: bytes) -> None:
+        """A message that came while another loop was home and about to end."""
+        self._deliver(NOWHERE, 0, False, body)
+
+    def _deliver(self, source: Source, tag: int, redelivered: bool, body: bytes) -> None:
         if self._closed:
+            if self._moved and not redelivered:
+                self._on_late(body)
             return
         if redelivered:
             source.ack(tag)  # at most once
             return
+        plain = body
         try:
-            kind, name, message = decode(body)
+            if self._decrypt is not None:
+                plain = self._decrypt(body)
+            kind, name, message = self._decode(plain)
         except BadMessage as err:
-            self._warn_bad_message("Dropped %d bytes that are no message: %s", len(body), err)
+            self._warn_bad(body, err)
             source.ack(tag)
             return
         mailboxes = self._mailboxes
-        delivery = Delivery(source, tag, self.loop.time(), body, message)
-        mailboxes.put(delivery, mailboxes.members(name) if kind == GROUP_KEY else (name,))
+        channels: Collection[str] = (name,)
+        if kind == GROUP_KEY:
+            channels = mailboxes.members(name)
+            if not channels and name.startswith(MARK):
+                source.ack(tag)
+                self._control.handle(name, message)
+                return
+        elif not mailboxes.knows(name) and not is_channel_of(self._queue_name, name):
+            self._warn_bad(body, BadMessage("it is for a channel that this process cannot have"))
+            source.ack(tag)
+            return
+        mailboxes.put(Delivery(source, tag, self.loop.time(), plain, message), channels)
         if self._expiry_timer is None:
             self._watch_expiry()
-        if self._relief_timer is None and mailboxes.full:
-            self._relieve()
+        if mailboxes.full and not self._relief_scheduled:
+            # At the end of this turn of the loop whoever waited has read: it may be full no more.
+            self._relief_scheduled = True
+            self.loop.call_soon(self._relieve)
+
+    def _warn_bad(self, body: bytes, error: BadMessage) -> None:
+        warn = self._warn_bad_message.setdefault(type(error), RateLimitedWarning(logger))
+        why = self._codec.explain(body, error)
+        warn("Dropped %d bytes that are no message: %s", len(body), why)
 
     # What time brings
 
@@ -182,11 +316,26 @@ class Hub:
             self._expiry_timer = self.loop.call_at(due, self._watch_expiry)
 
     def _relieve(self) -> None:
-        """While the window is full, see to it that no stuck channel keeps it so."""
-        still_full = self._relief_timer is not None
+        """If the window is still full, see to it that no stuck channel keeps it so."""
+        self._relief_scheduled = False
+        if self._mailboxes.full and not self._closed:
+            self._free_a_slot()
+            if self._mailboxes.full and self._relief_timer is None:
+                self._relief_timer = self.loop.call_later(STUCK_AFTER / 2, self._relieve_again)
+
+    def _relieve_again(self) -> None:
         self._relief_timer = None
-        mailboxes = self._mailboxes
-        dropped = mailboxes.relieve(self.loop.time())
+        self._free_a_slot()
+        if self._mailboxes.full:  # not just for the moment
+            self._warn_back_pressure(
+                "Back-pressuring: local_capacity (%d messages) is used up. Fullest: %s",
+                self._options.local_capacity,
+                _list_channels(self._mailboxes.fullest()),
+            )
+            self._relief_timer = self.loop.call_later(STUCK_AFTER / 2, self._relieve_again)
+
+    def _free_a_slot(self) -> None:
+        dropped = self._mailboxes.relieve(self.loop.time())
         if dropped:
             self._warn_dropped(
                 "local_capacity (%d messages) is used up by channels that are not read; dropped "
@@ -195,66 +344,195 @@ class Hub:
                 sum(dropped.values()),
                 _list_channels(dropped.most_common(3)),
             )
-        if mailboxes.full:
-            if still_full:  # not just for the moment
-                self._warn_back_pressure(
-                    "Back-pressuring: local_capacity (%d messages) is used up. Fullest: %s",
-                    self._options.local_capacity,
-                    _list_channels(mailboxes.fullest()),
-                )
-            self._relief_timer = self.loop.call_later(STUCK_AFTER / 2, self._relieve)
 
     # Groups
 
-    async def group_add(self, group: str, channel: str) -> None:
+    async def group_add(self, group: str, channel: str, claim: object = None) -> None:
         """Join; return once RabbitMQ has the binding, or after ``send_timeout`` without it.
 
         The membership then stays, and is bound on reconnection. Cancelled, it is undone.
+
+        With a ``claim`` it stays only from :meth:`confirm_add` on; :meth:`undo_add` ends it.
         """
         joined = self._mailboxes.join(group, channel)
+        if self._options.group_expiry:
+            self._joins.note(group, channel, self.loop.time())
+            self._watch_joins()
         session = self.link.session
-        if session is not None and session.is_bound(group):
-            return
         member = (group, channel)
+        bound = session is not None and session.is_bound(group_key(self._options.prefix, group))
+        if bound and claim is None:
+            self._stands(member)
+            return
         waits = self._joining.setdefault(member, set()) if joined else self._joining.get(member)
-        this = object()
+        this = claim or object()
         if waits is not None:
             waits.add(this)
         try:
-            await self._in_time(self._bind(group))
+            if not bound:
+                await self._bind_in_time(group)
         except asyncio.TimeoutError:
             self._warn_binding("Group %s is not bound yet: RabbitMQ is away", group)
         except asyncio.CancelledError:
-            if waits is not None and this in waits:
-                waits.remove(this)
-                if not waits:
-                    self.group_discard(group, channel)
+            self.undo_add(group, channel, this)
             raise
-        # From here on the membership stands, whatever becomes of others who asked for it.
+        if claim is None and waits is not None and self._joining.get(member) is waits:
+            self._stands(member)
+
+    def confirm_add(self, group: str, channel: str) -> None:
+        """Whoever claimed the membership has it."""
+        self._stands((group, channel))
+
+    def undo_add(self, group: str, channel: str, claim: object) -> None:
+        """Whoever claimed the membership is gone. It ends, unless it stands or others wait too."""
+        waits = self._joining.get((group, channel))
+        if waits is not None and claim in waits:
+            waits.remove(claim)
+            if not waits:
+                self.group_discard(group, channel)
+
+    def _stands(self, member: tuple[str, str]) -> None:
+        """The membership stays from here on, whatever becomes of others who asked for it."""
+        waits = self._joining.pop(member, None)
         if waits is not None:
             waits.clear()
-            if self._joining.get(member) is waits:
-                del self._joining[member]
+
+    async def _bind_in_time(self, group: str) -> None:
+        due = self.loop.time() + self._options.send_timeout
+        session = self.link.session
+        if session is not None:
+            try:
+                await wait_until(session.bind(group_key(self._options.prefix, group)), due)
+                return
+            except (ConnectionClosed, ChannelClosed, ChannelClosedByServer):
+                pass  # the next session binds it
+        await in_time(self._bind(group), max(due - self.loop.time(), 0))
 
     async def _bind(self, group: str) -> None:
         while group in self._mailboxes.groups:
             session = await self.link.wait_session()
             try:
-                await asyncio.shield(session.bind(group))
+                await asyncio.shield(session.bind(group_key(self._options.prefix, group)))
                 return
             except (ConnectionClosed, ChannelClosed, ChannelClosedByServer):
                 # The next session binds it; the link has yet to notice that this one ended.
                 await asyncio.shield(session.ended)
+                await asyncio.sleep(0)
 
     def group_discard(self, group: str, channel: str) -> None:
         """Leave, at once; the last local member takes the binding along."""
         waits = self._joining.pop((group, channel), None)
         if waits is not None:
             waits.clear()
+        self._joins.forget(group, channel)
         if self._mailboxes.leave(group, channel):
-            session = self.link.session
-            if session is not None:
-                session.unbind(group)
+            self._unbind(group)
+
+    def _unbind(self, group: str) -> None:
+        session = self.link.session
+        if session is not None:
+            session.unbind(group_key(self._options.prefix, group))
+
+    def _keys(self) -> Iterator[str]:
+        """The routing keys to bind: of every group, and of what processes ask each other."""
+        prefix = self._options.prefix
+        yield control_key(prefix)
+        for group in self._mailboxes.groups:
+            yield group_key(prefix, group)
+
+    def _watch_joins(self) -> None:
+        due = self._joins.next_due
+        if self._joins_timer is None and due is not None:
+            self._joins_timer = self.loop.call_at(due, self._end_memberships)
+
+    def _end_memberships(self) -> None:
+        self._joins_timer = None
+        for group, channel in self._joins.due(self.loop.time()):
+            self.group_discard(group, channel)
+        self._watch_joins()
+
+    # What other processes take part in
+
+    async def group_members(self, group: str, timeout: float) -> list[str]:
+        """All channels in a group, as far as the processes answer in time."""
+        own = self._members(group)
+        answers = await self._control.ask_all(Question(MEMBERS, group), timeout)
+        if not answers.complete:
+            self._warn_unanswered(
+                "group_members(%r): %d processes did not answer within %g s%s",
+                group,
+                len(answers.missing),
+                timeout,
+                "" if answers.accepted else ", and at least one had no room for the question",
+            )
+        return sorted(answers.names.union(own))
+
+    async def flush(self) -> None:
+        """Empty all channels and groups, of every process."""
+        due = self.loop.time() + self._options.send_timeout
+        try:
+            await self._in_time(self._flush())
+        except asyncio.TimeoutError:
+            raise NotConnected("RabbitMQ is away") from None
+        answers = await self._control.ask_all(Question(FLUSH), max(due - self.loop.time(), 0))
+        if not answers.complete:
+            raise NotAnswered(
+                f"{len(answers.missing)} processes did not flush within send_timeout"
+                + ("" if answers.accepted else "; at least one has no room for the message")
+            )
+
+    async def group_add_elsewhere(self, process: str, group: str, channel: str) -> None:
+        """Have another process add its channel to a group; nothing happens if it has gone."""
+        await self._ask_one(process, Question(JOIN, group, channel))
+
+    async def group_discard_elsewhere(self, process: str, group: str, channel: str) -> None:
+        """Have another process take its channel out of a group."""
+        await self._ask_one(process, Question(LEAVE, group, channel))
+
+    async def _ask_one(self, process: str, question: Question) -> None:
+        try:
+            await self._control.ask_one(process, question, self._options.send_timeout)
+        except asyncio.TimeoutError:
+            raise NotAnswered("the process of the channel did not answer in time") from None
+
+    async def _serve(self, question: Question) -> list[str]:
+        """Do what another process asks for."""
+        group, channel = question.group, question.channel
+        if question.what == MEMBERS:
+            return self._members(group)
+        if question.what == FLUSH:
+            await self._in_time(self._flush())
+        elif channel.startswith(f"{self._queue_name}!"):
+            if question.what == JOIN:
+                await self.group_add(group, channel)
+            elif question.what == LEAVE:
+                self.group_discard(group, channel)
+        return []
+
+    def _members(self, group: str) -> list[str]:
+        return [*self._mailboxes.members(group), *self._memory.normal.members(group)]
+
+    async def _flush(self) -> None:
+        """Empty all channels and groups of this process, and the normal channels it used."""
+        while True:
+            session: Session = await self.link.wait_session()
+            try:
+                self._forget_all()
+                await session.purge()
+                self._forget_all()
+                await self.normal.flush()
+                return
+            except (ConnectionClosed, ChannelClosed, ChannelClosedByServer):
+                await asyncio.shield(session.ended)
+                await asyncio.sleep(0)
+
+    def _forget_all(self) -> None:
+        for waits in self._joining.values():
+            waits.clear()
+        self._joining.clear()
+        self._joins.clear()
+        for group in self._mailboxes.clear():
+            self._unbind(group)
 
     # The connection, and the end
 
@@ -268,24 +546,69 @@ class Hub:
         self._closed = True
         self._mailboxes.fail_waiters(StopConsumer("the channel layer is closed"))
         self._cancel_timers()
+        await self.normal.close()
+        self._control.cancel()
+        self._hooks.cancel()
         await self.link.close()
+
+    def _session_started(self, session: Session) -> None:
+        self.normal.session_started(session)
+        self._control.session_started(session)
+        self._hooks.session_started()
+
+    def _session_ended(self) -> None:
+        self.normal.session_ended()
+        self._hooks.session_ended()
 
     def _end(self) -> None:
         self.retire()
+        self._stop_work()
         self._on_end(self)
 
     def retire(self) -> None:
-        """Touch the mailboxes no more: this loop has ended, and they move to another."""
-        self._closed = True
+        """This loop has ended, and another hub takes over the memory. On any thread.
+
+        Calls that wait here fail with :class:`~channels_rabbitmq.errors.HomeEnded`.
+        """
+        if self._moved:
+            return
+        self._closed = self._moved = True
+        for group, channel in self._joining:
+            # Nobody was told that these stand; whoever still waits asks the next hub.
+            self._mailboxes.leave(group, channel)
+            self._joins.forget(group, channel)
+        self._joining.clear()
+        self.normal.stop()
+        with contextlib.suppress(RuntimeError):  # it is closed, and nobody waits
+            self.loop.call_soon_threadsafe(self._stop_work)
+
+    def _stop_work(self) -> None:
+        """End what this loop does by itself."""
         self._cancel_timers()
+        self.normal.cancel()
+        self._control.cancel()
+        self._hooks.cancel()
+        self.link.cancel()
+        self._memory.fail_waiters(HomeEnded(started=False))
+
+    def _refuse(self) -> NoReturn:
+        """Nothing is received here any more."""
+        if self._moved:
+            raise HomeEnded(started=False)
+        raise StopConsumer("the channel layer is closed")
 
     def _cancel_timers(self) -> None:
-        for timer in (self._expiry_timer, self._relief_timer):
+        for timer in (self._expiry_timer, self._relief_timer, self._joins_timer):
             if timer is not None:
                 timer.cancel()
 
     async def _in_time(self, work: Awaitable[_T]) -> _T:
-        return await asyncio.wait_for(work, self._options.send_timeout)
+        return await in_time(work, self._options.send_timeout)
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def _list_channels(sizes: list[tuple[str, int]]) -> str:

@@ -15,7 +15,7 @@ from channels.exceptions import StopConsumer
 
 from .amqp.addresses import resolve
 from .amqp.connection import Connection
-from .errors import CONNECTION_ERRORS, describe
+from .errors import CONNECTION_ERRORS, HomeEnded, describe
 from .lifecycle import Lifecycle, State
 from .options import Endpoint, Options
 from .ratelimit import RateLimitedWarning
@@ -58,6 +58,8 @@ class Link:
         on_delivery: OnDelivery,
         groups: Callable[[], Iterable[str]],
         on_end: Callable[[], None],
+        on_ready: Callable[[Session], None] = lambda session: None,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._options = options
         self._queue_name = queue_name
@@ -65,11 +67,14 @@ class Link:
         self._groups = groups
         #: Called when the link ends by itself: its task was cancelled along with its loop's.
         self._on_end = on_end
+        #: Called when a session may be used, and when it is lost; not when the link ends.
+        self._on_ready = on_ready
+        self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._lifecycle = Lifecycle("link")
         #: The live session; None unless READY.
         self.session: Session | None = None
-        #: Done when a session is there, or fails with StopConsumer; made anew when one ends.
+        #: Done when a session is there, or fails once none will be; made anew when one ends.
         self._session_made: asyncio.Future[Session] = self._loop.create_future()
         #: The connection being set up or used.
         self._connection: Connection | None = None
@@ -86,7 +91,11 @@ class Link:
         return self._lifecycle.state
 
     async def wait_session(self) -> Session:
-        """Wait for a live session; raise :class:`channels.exceptions.StopConsumer` once closed."""
+        """Wait for a live session.
+
+        Raises :class:`channels.exceptions.StopConsumer` once closed, and
+        :class:`~channels_rabbitmq.errors.HomeEnded` once the link ended by itself.
+        """
         while self.session is None:
             await asyncio.shield(self._session_made)
         return self.session
@@ -100,12 +109,13 @@ class Link:
                 self.session = None
             else:
                 self._task.cancel()
-            self._stop_waiters()
+            self._stop_waiters(StopConsumer("the channel layer is closed"))
         await asyncio.wait({self._task})
 
     def cancel(self) -> None:
-        """Start ending, from the link's own loop."""
-        self._task.cancel()
+        """Start ending, from the link's own loop; nothing happens if it has started before."""
+        if self._lifecycle.state in (State.CONNECTING, State.READY):
+            self._task.cancel()
 
     def cut(self) -> None:
         """Cut the socket of a link whose loop runs no more, from any thread.
@@ -122,10 +132,11 @@ class Link:
         if self._connection is not None:
             self._connection.disown()
 
-    def _stop_waiters(self) -> None:
-        if not self._session_made.done():
-            self._session_made.set_exception(StopConsumer("the channel layer is closed"))
-            self._session_made.exception()  # nobody needs to have waited
+    def _stop_waiters(self, error: Exception) -> None:
+        if self._session_made.done():  # with a session that is not to be used any more
+            self._session_made = self._loop.create_future()
+        self._session_made.set_exception(error)
+        self._session_made.exception()  # nobody needs to have waited
 
     async def _run(self) -> None:
         retries = delays()
@@ -146,7 +157,7 @@ class Link:
             if self._lifecycle.state is not State.CLOSING:
                 self._lifecycle.move(State.CLOSING)
                 self._on_end()
-            self._stop_waiters()
+                self._stop_waiters(HomeEnded(started=False))
             await self._close_connection()
             self._lifecycle.move(State.CLOSED)
 
@@ -172,7 +183,9 @@ class Link:
                 connection.protocol.abort()
                 failures.append(f"{endpoint}: {describe(err)}")
             else:
-                await self._use(session)
+                # Before Python 3.12, asyncio.wait_for() may have lost the cancellation.
+                if self._lifecycle.state is State.CONNECTING:
+                    await self._use(session)
                 return
         self._warn("Cannot connect to RabbitMQ; will try again. %s", "; ".join(failures))
 
@@ -180,14 +193,17 @@ class Link:
         """Offer the session until it ends, then tear its connection down."""
         if not session.ended.done():
             self._lifecycle.move(State.READY)
+            session.bind_only(self._groups())  # some came or went while it started
             self.session = session
             self._session_made.set_result(session)
             logger.info("Connected to RabbitMQ at %s", session.connection.endpoint)
+            self._on_ready(session)
         reason = await session.ended
         self.session = None
         if self._lifecycle.state is State.READY:
             self._lifecycle.move(State.CONNECTING)
             self._session_made = self._loop.create_future()
+            self._on_lost()
         if self._lifecycle.state is State.CONNECTING:
             if reason is None:
                 logger.info("The connection to RabbitMQ was closed; connecting again")

@@ -6,10 +6,10 @@ Decisions only: no I/O, no clock, no ``await``. The clock's readings are handed 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Protocol
 
-from .messages import Message, decode
+from .messages import Envelope, Message, decode
 
 #: Seconds for which a channel that holds messages may go unread before it counts as stuck, when
 #: the window is full. Long enough for a healthy consumer to get its turn of the event loop.
@@ -46,7 +46,8 @@ class _Nowhere:
         """There is nothing to tell."""
 
 
-_NOWHERE = _Nowhere()
+#: Where nothing is acknowledged.
+NOWHERE = _Nowhere()
 
 
 class Delivery:
@@ -68,6 +69,11 @@ class Delivery:
         self.holders = 0
 
 
+#: The queue of a mailbox that holds nothing: an empty deque has 600 bytes, and most mailboxes are
+#: empty most of the time. Nothing is ever put into it.
+_NOTHING: deque[Delivery] = deque()
+
+
 class Mailbox:
     """The messages that one channel holds, in order, and those who wait for one."""
 
@@ -75,12 +81,21 @@ class Mailbox:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.queue: deque[Delivery] = deque()
+        self.queue: deque[Delivery] = _NOTHING
         self.waiters: list[Waiter] = []
         #: Whether a message was read since the window was last looked over.
         self.read = True
         #: The clock's reading since when none was, as far as was looked.
         self.unread_since = 0.0
+
+    def hold(self, delivery: Delivery, first: bool = False) -> None:
+        """Hold one more message, after all others or ahead of them."""
+        if self.queue is _NOTHING:
+            self.queue = deque()
+        if first:
+            self.queue.appendleft(delivery)
+        else:
+            self.queue.append(delivery)
 
     def wake(self) -> None:
         """Wake the one that has waited longest."""
@@ -98,6 +113,17 @@ class Mailbox:
         elif not waiter.cancelled() and self.queue:
             self.wake()
 
+    def take_over(self, other: Mailbox) -> None:
+        """Take the messages of another mailbox."""
+        self.queue, other.queue = other.queue, _NOTHING
+
+    def fail_waiters(self, error: Exception) -> None:
+        """Wake everyone who waits, with an error."""
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
+
 
 class Mailboxes:
     """All mailboxes and groups of the process.
@@ -107,9 +133,16 @@ class Mailboxes:
     on the others. A delivery is acknowledged when the last channel that holds it is done with it.
     """
 
-    def __init__(self, capacity: int, expiry: float) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        expiry: float,
+        decode: Callable[[bytes], Envelope] = decode,
+    ) -> None:
         self._capacity = capacity
         self._expiry = expiry
+        #: Reads the body of a delivery again, for each further reader's own copy.
+        self._decode = decode
         #: Every delivery that is not acknowledged, oldest first.
         self._held: dict[Delivery, None] = {}
         self._boxes: dict[str, Mailbox] = {}
@@ -178,6 +211,10 @@ class Mailboxes:
 
     # Messages
 
+    def knows(self, channel: str) -> bool:
+        """Whether there is a mailbox: its channel's name was checked before."""
+        return channel in self._boxes
+
     def box(self, channel: str) -> Mailbox:
         """The mailbox of a channel."""
         box = self._boxes.get(channel)
@@ -197,29 +234,37 @@ class Mailboxes:
         boxes = self._boxes
         for name in channels:
             box = boxes.get(name) or self.box(name)
+            if box.queue is _NOTHING:
+                box.queue = deque()
             box.queue.append(delivery)
             if box.waiters:
                 box.wake()
 
     def take(self, box: Mailbox) -> Message:
         """Give the oldest message of a mailbox that holds one."""
-        delivery = box.queue.popleft()
+        queue = box.queue
+        delivery = queue.popleft()
+        if not queue:
+            box.queue = _NOTHING
         box.read = True
         message = delivery.message
         if message is None:
-            message = decode(delivery.body).message
+            message = self._decode(delivery.body)[2]
         else:
             delivery.message = None
-        self._release(delivery)
+        delivery.holders -= 1
+        if not delivery.holders:
+            del self._held[delivery]
+            delivery.source.ack(delivery.tag)
         return message
 
     def put_back(self, channel: str, message: Message, now: float) -> None:
         """Hold a message again that was taken (and acknowledged), ahead of all others."""
-        delivery = Delivery(_NOWHERE, 0, now, b"", message)
+        delivery = Delivery(NOWHERE, 0, now, b"", message)
         delivery.holders = 1
         self._held[delivery] = None
         box = self.box(channel)
-        box.queue.appendleft(delivery)
+        box.hold(delivery, first=True)
         box.wake()
 
     def expire(self, now: float) -> Counter[str]:
@@ -267,18 +312,29 @@ class Mailboxes:
         sizes.sort(key=lambda size: -size[1])
         return sizes[:count]
 
+    def clear(self) -> list[str]:
+        """Hold nothing, and empty all groups; those who wait go on. Gives the groups' names."""
+        groups = list(self._groups)
+        self._groups.clear()
+        self._memberships.clear()
+        for box in self._boxes.values():
+            while box.queue:
+                self._release(box.queue.popleft())
+        return groups
+
     def fail_waiters(self, error: Exception) -> None:
         """Wake everyone who waits, with an error."""
         for box in self._boxes.values():
-            waiters, box.waiters = box.waiters, []
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_exception(error)
+            box.fail_waiters(error)
 
-    def forget_waiters(self) -> None:
-        """The event loop of those who wait has ended."""
-        for box in self._boxes.values():
-            box.waiters = []
+    def take_over(self, other: Mailboxes) -> None:
+        """Take the messages and groups of another, and leave it only those who wait."""
+        self._held, other._held = other._held, {}
+        self._groups, other._groups = other._groups, {}
+        self._memberships, other._memberships = other._memberships, Counter()
+        for box in other._boxes.values():
+            if box.queue:
+                self.box(box.name).take_over(box)
 
     def _release(self, delivery: Delivery) -> None:
         delivery.holders -= 1

@@ -7,7 +7,7 @@ that says whom it is for. Version 4.0.1 writes and reads the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 import msgpack
 from channels.exceptions import MessageTooLarge
@@ -29,14 +29,9 @@ class BadMessage(ValueError):
     """Bytes from the network that are not a message of ours."""
 
 
-class Envelope(NamedTuple):
-    """A decoded body: whom it is for, and the message."""
-
-    #: CHANNEL_KEY or GROUP_KEY.
-    kind: str
-    #: The name of the channel or group.
-    name: str
-    message: Message
+#: A decoded body: CHANNEL_KEY or GROUP_KEY, the name of that channel or group, and the message.
+#: (A plain tuple, because one is made for each receiver of each message.)
+Envelope = tuple[str, str, Message]
 
 
 def encode(kind: str, name: str, message: Mapping[str, object], max_size: int) -> bytes:
@@ -83,12 +78,17 @@ def decode(body: bytes) -> Envelope:
         raise BadMessage(f"not msgpack ({type(err).__name__})") from None
     if type(data) is not dict:
         raise BadMessage("not a msgpack map")
-    channel = data.pop(CHANNEL_KEY, None)
+    return open_envelope(data)
+
+
+def open_envelope(data: dict[str, object]) -> Envelope:
+    """Take the receiver's name out of a decoded map; raise :class:`BadMessage` without one."""
     group = data.pop(GROUP_KEY, None)
-    if type(channel) is str and group is None:
-        return Envelope(CHANNEL_KEY, channel, data)
+    channel = data.pop(CHANNEL_KEY, None)
     if type(group) is str and channel is None:
-        return Envelope(GROUP_KEY, group, data)
+        return GROUP_KEY, group, data
+    if type(channel) is str and group is None:
+        return CHANNEL_KEY, channel, data
     raise BadMessage(f"neither {CHANNEL_KEY} nor {GROUP_KEY} names a receiver")
 
 
@@ -110,10 +110,16 @@ def _check_pairs(pairs: list[tuple[object, object]]) -> None:
             _refuse_key(key)
 
 
+def _refuse_ext(code: int, data: bytes) -> NoReturn:
+    raise TypeError("a message has a value that cannot be sent: msgpack.ExtType")
+
+
 def _check_nested(body: bytes) -> None:
     """Read the body back as a receiver will: its depth, and the keys at every level."""
     try:
-        _unpackb(body, object_pairs_hook=_check_pairs, strict_map_key=False)
+        _unpackb(
+            body, object_pairs_hook=_check_pairs, ext_hook=_refuse_ext, strict_map_key=False
+        )
     except TypeError:
         raise
     except ValueError as err:

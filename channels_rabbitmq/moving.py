@@ -24,18 +24,7 @@ HINTS: Final[Mapping[str, str]] = MappingProxyType(
         # channels_redis
         "hosts": "RabbitMQ's address goes into 'host', as an AMQP URL or a list of URLs",
         "connection_kwargs": "connections are set up by the query parameters of the URL in 'host'",
-        "prefix": "projects are kept apart by a virtual host each, the path of the URL in 'host'",
         "random_prefix_length": "leave it out: names of channels are random already",
-        "serializer_format": "leave it out: messages are always msgpack",
-        "symmetric_encryption_keys": "TLS, with an amqps:// URL, protects messages on the network",
-        "on_disconnect": "leave it out: the layer reconnects by itself and restores its groups",
-        "on_reconnect": "leave it out: the layer reconnects by itself and restores its groups",
-        # channels_redis, channels_postgres and the in-memory layer
-        "capacity": "use 'remote_capacity' (messages that RabbitMQ stores for each process) and "
-        "'local_capacity' (messages in the process's memory)",
-        "channel_capacity": "leave it out: when 'local_capacity' messages are held, the fullest "
-        "channel loses its oldest ones",
-        "group_expiry": "leave it out: RabbitMQ forgets the memberships of a process that ends",
         # channels_postgres: Django's database settings and psycopg's pool
         **dict.fromkeys(
             (

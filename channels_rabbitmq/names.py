@@ -31,6 +31,20 @@ def require_group(name: object) -> str:
     raise TypeError(f"a group name must be {_ALLOWED}; {_found(name)}")
 
 
+def group_key(prefix: str, group: str) -> str:
+    """The routing key of a group. Without a prefix it is as in version 4.0.1."""
+    return f"{prefix}:{group}" if prefix else group
+
+
+def is_channel_of(queue_name: str, name: str) -> bool:
+    """Whether a channel of the process with that queue can have the name."""
+    return (
+        len(name) <= MAX_LENGTH
+        and name.startswith(f"{queue_name}!")
+        and _CHANNEL.fullmatch(name) is not None
+    )
+
+
 def random_name() -> str:
     """Twelve random letters: about 68 bits."""
     return "".join(random.SystemRandom().choices(string.ascii_letters, k=12))

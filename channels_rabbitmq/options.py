@@ -10,12 +10,13 @@ a key or a URL.
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeGuard
 from urllib.parse import quote
 
 from django.core.exceptions import ImproperlyConfigured
@@ -35,6 +36,14 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "groups_exchange": "name of the direct exchange that carries the messages to groups",
         "send_timeout": "most seconds that any call waits for RabbitMQ",
         "max_message_size": "most bytes of one message on the wire",
+        "prefix": "keeps projects apart that share a virtual host; a part of every name in it",
+        "group_expiry": "whole seconds from the latest group_add() to a membership's end; 0: never",
+        "capacity": "messages that RabbitMQ stores for each normal channel",
+        "channel_capacity": "dict of a pattern of channel names -> the capacity of such a channel",
+        "symmetric_encryption_keys": "list of secrets: the first encrypts messages, all decrypt",
+        "serializer_format": "'msgpack', 'json', or the dotted path of a class of your own",
+        "on_disconnect": "function to call when the connection to RabbitMQ was lost",
+        "on_reconnect": "function to call when RabbitMQ is back after that",
     }
 )
 """Every option of ``CONFIG`` -> one line that says what it means, with its unit."""
@@ -47,8 +56,16 @@ _MOST_LOCAL: Final = 2**16 - 1
 _MOST_REMOTE: Final = 2**31 - 1
 # RabbitMQ takes no larger message, however it is configured.
 _MOST_MESSAGE_BYTES: Final = 512 * 1024 * 1024
+# A queue's name has at most 255 bytes: "asgi.channel:", the prefix, ":" and a name of up to 200.
+_MOST_PREFIX: Final = 255 - len("asgi.channel::") - 200
+# What a channel's name may have: the name of the process's queue is a part of it.
+_PREFIX: Final = re.compile(rf"[A-Za-z0-9_.-]{{0,{_MOST_PREFIX}}}", re.ASCII)
 # AMQP 0-9-1's exchange-name, with the characters that RabbitMQ's users have besides.
 _EXCHANGE_NAME: Final = re.compile(r"[A-Za-z0-9_.:@#,/ -]{1,127}")
+
+
+#: A hook: called without arguments, on the event loop that the connection lives on.
+Hook = Callable[[], "Awaitable[object] | object"]
 
 
 @dataclass(frozen=True)
@@ -111,6 +128,34 @@ class Options:
     """Most seconds that any call waits for RabbitMQ."""
     max_message_size: int = 16 * 1024 * 1024
     """Most bytes of one message on the wire. Default: the limit of RabbitMQ 4."""
+    prefix: str = ""
+    """A part of every name on RabbitMQ, for projects that share a virtual host."""
+    group_expiry: int = 0
+    """Whole seconds from the latest ``group_add()`` to the end of a membership; 0 is no end."""
+    capacity: int = 100
+    """Messages that RabbitMQ stores for each normal channel: ``x-max-length``."""
+    channel_capacity: tuple[tuple[re.Pattern[str], int], ...] = ()
+    """Patterns of channel names, and the capacity of such channels; the first that matches."""
+    symmetric_encryption_keys: tuple[str, ...] = field(default=(), repr=False)
+    """Secrets: the first encrypts, all decrypt. None means that nothing is encrypted."""
+    serializer_format: str = "msgpack"
+    """``msgpack``, ``json``, or the dotted path of a class."""
+    on_disconnect: Hook | None = None
+    """Called when the connection was lost."""
+    on_reconnect: Hook | None = None
+    """Called when there is one again."""
+
+    def own_capacity_of(self, channel: str) -> int | None:
+        """The entry of ``channel_capacity`` for a channel; None without one."""
+        for pattern, capacity in self.channel_capacity:
+            if pattern.match(channel):
+                return capacity
+        return None
+
+    def capacity_of(self, channel: str) -> int:
+        """How many messages RabbitMQ stores for a normal channel."""
+        own = self.own_capacity_of(channel)
+        return self.capacity if own is None else own
 
     @property
     def expiry_ms(self) -> int:
@@ -139,6 +184,14 @@ class Options:
             max_message_size=_integer(
                 config, "max_message_size", cls.max_message_size, _MOST_MESSAGE_BYTES
             ),
+            prefix=_prefix(config, "prefix"),
+            group_expiry=_integer(config, "group_expiry", cls.group_expiry, _MOST_REMOTE, least=0),
+            capacity=_integer(config, "capacity", cls.capacity, _MOST_REMOTE),
+            channel_capacity=_capacities(config, "channel_capacity"),
+            symmetric_encryption_keys=_keys(config, "symmetric_encryption_keys"),
+            serializer_format=_format(config, "serializer_format", cls.serializer_format),
+            on_disconnect=_hook(config, "on_disconnect"),
+            on_reconnect=_hook(config, "on_reconnect"),
         )
 
 
@@ -183,11 +236,79 @@ def _seconds(config: Mapping[str, object], name: str, default: float) -> float:
     return float(value)
 
 
-def _integer(config: Mapping[str, object], name: str, default: int, most: int) -> int:
+def _integer(
+    config: Mapping[str, object], name: str, default: int, most: int, *, least: int = 1
+) -> int:
     value = config.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise _wrong(name, value, f"a whole number from 1 to {most}")
+    if not _is_integer(value, least, most):
+        raise _wrong(name, value, f"a whole number from {least} to {most}")
     return int(value)
+
+
+def _is_integer(value: object, least: int, most: int) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _prefix(config: Mapping[str, object], name: str) -> str:
+    value = config.get(name, "")
+    if not isinstance(value, str):
+        raise _wrong(name, value, "a str")
+    if not _PREFIX.fullmatch(value):
+        raise ImproperlyConfigured(
+            f"Option {name!r} must be a str of at most {_MOST_PREFIX} ASCII letters, digits, "
+            "hyphens, underscores and full stops: with it, a name of 200 characters still fits "
+            "into AMQP's 255 bytes."
+        )
+    return value
+
+
+def _capacities(config: Mapping[str, object], name: str) -> tuple[tuple[re.Pattern[str], int], ...]:
+    value = config.get(name)
+    if value is None:
+        return ()
+    if not isinstance(value, Mapping):
+        raise _wrong(name, value, "a dict of pattern -> capacity")
+    found = []
+    for pattern, capacity in value.items():
+        if isinstance(pattern, str):
+            compiled = re.compile(fnmatch.translate(pattern))
+        elif isinstance(pattern, re.Pattern) and isinstance(pattern.pattern, str):
+            compiled = pattern
+        else:
+            raise _wrong(name, pattern, "a dict whose keys are globs (str) or compiled patterns")
+        if not _is_integer(capacity, 1, _MOST_REMOTE):
+            raise _wrong(
+                name, capacity, f"a dict whose values are whole numbers from 1 to {_MOST_REMOTE}"
+            )
+        found.append((compiled, capacity))
+    return tuple(found)
+
+
+def _keys(config: Mapping[str, object], name: str) -> tuple[str, ...]:
+    value = config.get(name)
+    if value is None:
+        return ()
+    # A str is a sequence of str too, and the mistake would encrypt by single letters.
+    if not isinstance(value, (list, tuple)):
+        raise _wrong(name, value, "a list of str")
+    for key in value:
+        if not isinstance(key, str) or not key:
+            raise ImproperlyConfigured(f"Option {name!r} must be a list of str, none empty.")
+    return tuple(value)
+
+
+def _format(config: Mapping[str, object], name: str, default: str) -> str:
+    value = config.get(name, default)
+    if not isinstance(value, str) or not value:
+        raise _wrong(name, value, "'msgpack', 'json' or the dotted path of a class (str)")
+    return value
+
+
+def _hook(config: Mapping[str, object], name: str) -> Hook | None:
+    value = config.get(name)
+    if value is not None and not callable(value):
+        raise _wrong(name, value, "a function, plain or async, or None")
+    return value
 
 
 def _exchange(config: Mapping[str, object], name: str, default: str) -> str:

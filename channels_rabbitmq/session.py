@@ -63,8 +63,10 @@ class Session:
         self._loop = self._protocol.loop
         #: Done once the session is of no more use; gives why, or None if the user closed it.
         self.ended: asyncio.Future[Exception | None] = self._loop.create_future()
-        self.connection.closed.add_done_callback(self._connection_closed)
+        self._protocol.closed.add_done_callback(self._connection_closed)
         self._publisher = self._open_channel(confirm=True)
+        #: For what may come back. Opened when it is first used.
+        self._mandatory_publisher: Channel | None = None
         self._binder = self._open_channel()
         self._consumer = self._open_channel(on_delivery=self._deliver)
         #: The groups that are bound, or on the way to it; the future is done once it is so.
@@ -168,12 +170,12 @@ class Session:
             self.ended.set_result(reason)
 
     def _connection_closed(self, closed: asyncio.Future[None]) -> None:
-        reason = None if closed.cancelled() else closed.exception()
-        # ``closed`` fails with exceptions only; the type says BaseException.
-        self._end(reason if isinstance(reason, Exception) else None)
+        self._end(self._protocol.error)
 
     def _channel_closed(self, channel: Channel, reason: Exception | None) -> None:
-        if reason is not None:
+        if isinstance(reason, ConnectionClosed):
+            self._end(self._protocol.error)  # that is why, or None if we closed it
+        elif reason is not None:
             self._end(reason)
 
     # Is the queue still there?
@@ -228,6 +230,19 @@ class Session:
             self._watch_confirms()
         return future
 
+    def publish_mandatory(
+        self, exchange: str, routing_key: str, body: bytes
+    ) -> asyncio.Future[None]:
+        """Publish what must reach a queue; the future is done once confirmed, however late.
+
+        It fails with :class:`~channels_rabbitmq.errors.MessageReturned` if there was no queue.
+        Such publishes have an AMQP channel of their own.
+        """
+        publisher = self._mandatory_publisher
+        if publisher is None:
+            publisher = self._mandatory_publisher = self._open_channel(confirm=True)
+        return publisher.publish(exchange, routing_key, body, mandatory=True)
+
     def _watch_confirms(self) -> None:
         interval = self._options.send_timeout / _WATCH_PART
         self._watch = None
@@ -241,6 +256,14 @@ class Session:
             self._watch = self._loop.call_later(interval, self._watch_confirms)
 
     # Bindings
+
+    async def purge(self) -> None:
+        """Empty the process's queue; once done, nothing of it is on its way either."""
+        await self._binder.call(pamqp.commands.Queue.Purge(queue=self._queue_name))
+        # What was delivered before the purge comes before this answer.
+        await self._consumer.call(
+            pamqp.commands.Basic.Qos(prefetch_count=self._options.local_capacity)
+        )
 
     def is_bound(self, group: str) -> bool:
         """Whether RabbitMQ confirmed the binding for a group."""
@@ -271,6 +294,14 @@ class Session:
                     routing_key=group,
                 )
             ).add_done_callback(retrieve)
+
+    def bind_only(self, groups: Iterable[str]) -> None:
+        """Start to bind what is not bound of ``groups``, and to unbind all others."""
+        wanted = set(groups)
+        for group in self._bindings.keys() - wanted:
+            self.unbind(group)
+        for group in wanted:
+            self.bind(group)
 
     # Deliveries
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
 _T = TypeVar("_T")
 
+#: Seconds for what is left on the loop to take its cancellation.
+_CANCEL_TIMEOUT = 5.0
+
 
 class LoopThread:
     """Runs an event loop in a thread until :meth:`stop`; then cancels what is left on it.
 
-    The thread is a daemon, so that it does not keep the process from ending.
+    The thread is a daemon, so that it does not keep the process from ending. Making one raises
+    :class:`RuntimeError` if the system, or an interpreter that exits, allows no new thread.
     """
 
     def __init__(self, name: str) -> None:
@@ -22,7 +27,11 @@ class LoopThread:
         #: Done when the loop is to end.
         self._stopped: asyncio.Future[None] = self.loop.create_future()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            self.loop.close()
+            raise
 
     def run(self, function: Callable[[], _T]) -> _T:
         """Run a function on the loop's thread, and wait for its result."""
@@ -37,15 +46,15 @@ class LoopThread:
         self.loop.call_soon_threadsafe(call)
         return result.result()
 
-    def stop(self, timeout: float | None = None) -> None:
-        """Ask the loop to end, and wait at most ``timeout`` seconds; None does not wait."""
-        if self._thread.is_alive():
-            try:
-                self.loop.call_soon_threadsafe(self._stop)
-            except RuntimeError:
-                return  # it is closed: the thread is about to end
-            if timeout is not None and threading.current_thread() is not self._thread:
-                self._thread.join(timeout)
+    def stop(self, timeout: float = 0.0) -> None:
+        """Ask the loop to end, and wait for that at most ``timeout`` seconds.
+
+        It may be called again, and on any thread; on the loop's own it does not wait.
+        """
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the thread is about to end
+            self.loop.call_soon_threadsafe(self._stop)
+        if timeout and threading.current_thread() is not self._thread:
+            self._thread.join(timeout)
 
     def _stop(self) -> None:
         if not self._stopped.done():
@@ -56,12 +65,12 @@ class LoopThread:
         asyncio.set_event_loop(loop)
         try:
             loop.run_until_complete(self._stopped)
-        finally:
             tasks = asyncio.all_tasks(loop)
             for task in tasks:
                 task.cancel()
             if tasks:
-                loop.run_until_complete(asyncio.wait(tasks))
+                loop.run_until_complete(asyncio.wait(tasks, timeout=_CANCEL_TIMEOUT))
             loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
             asyncio.set_event_loop(None)
             loop.close()

@@ -5,23 +5,24 @@ Reference: https://www.rabbitmq.com/docs/confirms#consumer-acknowledgements
 
 from __future__ import annotations
 
+from bisect import bisect
+
 from .frames import encode_ack
 
 
 class Acks:
     """Collects the delivery tags that are done with and packs them into few frames.
 
-    Tags come from 1 upward, without a gap, per channel; they may be done with in any order. All
-    up to the lowest one that is still held go into one frame with ``multiple`` set; the server
-    closes the channel over a tag it does not know, so no tag is ever acknowledged twice.
+    Tags come from 1 upward, without a gap, per channel; they may be done with in any order, each
+    once. All below the lowest one that is still held go into one frame with ``multiple`` set.
     """
 
     def __init__(self, channel: int) -> None:
         self._channel = channel
-        #: Every tag up to this one was acknowledged.
-        self._through = 0
-        #: Tags above ``_through`` that were acknowledged one by one.
-        self._ahead: set[int] = set()
+        #: The highest tag that was acknowledged.
+        self._top = 0
+        #: The tags below it that were not, ascending. The prefetch window bounds them.
+        self._held: dict[int, None] = {}
         self._done: list[int] = []
 
     def add(self, delivery_tag: int) -> bool:
@@ -34,23 +35,18 @@ class Acks:
         done, self._done = self._done, []
         if len(done) > 1:
             done.sort()
-        through = self._through
-        last = 0  # the greatest new tag of the unbroken run: it stands for all before it
-        ahead = self._ahead
-        frames = []
+        top = self._top
+        held = self._held
         for tag in done:
-            while ahead and through + 1 in ahead:
-                through += 1
-                ahead.remove(through)
-            if tag == through + 1:
-                through = last = tag
+            if tag <= top:
+                held.pop(tag, None)
             else:
-                frames.append(encode_ack(self._channel, tag, False))
-                ahead.add(tag)
-        while ahead and through + 1 in ahead:
-            through += 1
-            ahead.remove(through)
-        if last:
-            frames.insert(0, encode_ack(self._channel, last, last - self._through > 1))
-        self._through = through
+                for passed_over in range(top + 1, tag):
+                    held[passed_over] = None
+                top = tag
+        self._top = top
+        run = bisect(done, next(iter(held), top))
+        frames = [encode_ack(self._channel, tag, False) for tag in done[run:]]
+        if run:
+            frames.insert(0, encode_ack(self._channel, done[run - 1], run > 1))
         return b"".join(frames)

@@ -8,19 +8,22 @@ from collections.abc import Callable
 from typing import Protocol
 
 import pamqp.commands
-from carehare import ChannelClosed, ChannelClosedByServer, ServerSentNack
+from carehare import (
+    BadBytesFromServer,
+    ChannelClosed,
+    ChannelClosedByServer,
+    ServerSentNack,
+)
 
 from ..errors import MessageReturned
 from .acks import Acks
 from .confirms import Confirms
-from .frames import Method, encode_method, encode_properties, encode_publish
+from .frames import NO_PROPERTIES, Method, encode_method, encode_publish
 
 #: Called with the delivery tag, whether it was delivered before, and the body.
 OnDelivery = Callable[[int, bool, bytes], None]
 #: Called once with why the channel ended; None if we closed it.
 OnClosed = Callable[["Channel", "Exception | None"], None]
-
-Properties = pamqp.commands.Basic.Properties
 
 
 class Wire(Protocol):
@@ -64,11 +67,13 @@ class Channel:
         self._replies: deque[asyncio.Future[Method] | None] = deque()
         self.confirms = Confirms()
         self._acks = Acks(number)
+        #: The delivery tag that came last. (A ``basic.get`` would count too; none is sent.)
+        self._delivered = 0
         #: Mandatory publishes that may still be returned, by delivery tag.
         self._mandatory: dict[int, tuple[str, str, bytes]] = {}
         #: Why nothing more can be done here; None while the channel is open.
         self._error: Exception | None = None
-        #: We sent ``channel.close`` and wait for the answer.
+        #: We sent ``channel.close``; the number stays ours until the answer comes.
         self._closing = False
         self._send(pamqp.commands.Channel.Open())
         if confirm:
@@ -94,13 +99,17 @@ class Channel:
     # Operations
 
     def call(self, method: Method) -> asyncio.Future[Method]:
-        """Send a method that is answered; the future gives the answer."""
+        """Send a method that is answered; the future gives the answer.
+
+        Raises what pamqp raises for a method that cannot be sent; nothing has happened then.
+        """
         future: asyncio.Future[Method] = self._wire.loop.create_future()
         if self._error is not None:
             future.set_exception(self._error)
             return future
+        data = encode_method(self.number, method)
         self._replies.append(future)
-        self._wire.write(encode_method(self.number, method))
+        self._wire.write(data)
         return future
 
     def _send(self, method: Method) -> None:
@@ -115,10 +124,11 @@ class Channel:
         body: bytes,
         *,
         mandatory: bool = False,
-        properties: Properties | None = None,
+        properties: bytes = NO_PROPERTIES,
     ) -> asyncio.Future[None]:
         """Publish; the future is done once the server confirmed it.
 
+        ``properties`` are as in a content header: flags, then values.
         It fails with :class:`carehare.ServerSentNack` when a queue refused the message, and with
         :class:`~channels_rabbitmq.errors.MessageReturned` when a mandatory one met no queue.
         """
@@ -127,25 +137,19 @@ class Channel:
         if self._error is not None:
             future.set_exception(self._error)
             return future
-        if properties is None and not mandatory:
-            data = encode_publish(
-                self.number, exchange.encode(), routing_key.encode(), body, wire.frame_max
-            )
-            self.confirms.add(future)
-        else:
-            data = encode_publish(
-                self.number,
-                exchange.encode(),
-                routing_key.encode(),
-                body,
-                wire.frame_max,
-                mandatory=mandatory,
-                properties=encode_properties(properties or Properties()),
-            )
-            tag = self.confirms.add(future)
-            if mandatory:
-                self._mandatory[tag] = (exchange, routing_key, body)
-                future.add_done_callback(lambda _: self._mandatory.pop(tag, None))
+        data = encode_publish(
+            self.number,
+            exchange.encode(),
+            routing_key.encode(),
+            body,
+            wire.frame_max,
+            mandatory,
+            properties,
+        )
+        tag = self.confirms.add(future)
+        if mandatory:
+            self._mandatory[tag] = (exchange, routing_key, body)
+            future.add_done_callback(lambda _: self._mandatory.pop(tag, None))
         wire.write(data)
         return future
 
@@ -156,17 +160,25 @@ class Channel:
 
     def close(self) -> None:
         """Close the channel; what waits on it fails with :class:`carehare.ChannelClosed`."""
-        if self._error is None and not self._closing:
-            self._closing = True
+        if self._error is None:
+            self._wire.write(self._acks.flush())  # what is not acknowledged is delivered again
+            self._say_close()
             self._end(None)
-            self._wire.write(
-                encode_method(self.number, pamqp.commands.Channel.Close(200, "", 0, 0))
-            )
+
+    def _say_close(self) -> None:
+        self._closing = True
+        self._wire.write(encode_method(self.number, pamqp.commands.Channel.Close(200, "", 0, 0)))
 
     # What the server sends
 
     def handle_delivery(self, delivery_tag: int, redelivered: bool, body: bytes) -> None:
-        """A message for the channel's consumer."""
+        """A message for the channel's consumer.
+
+        Acknowledging relies on the tags, so a server that skips one is not to be trusted.
+        """
+        if delivery_tag != self._delivered + 1:
+            raise BadBytesFromServer("deliveries are not numbered in order")
+        self._delivered = delivery_tag
         if self._error is None and self._on_delivery is not None:
             self._on_delivery(delivery_tag, redelivered, body)
 
@@ -179,7 +191,10 @@ class Channel:
         """Any method but those with content and ``basic.ack``."""
         if isinstance(method, pamqp.commands.Channel.Close):
             self._wire.write(encode_method(self.number, pamqp.commands.Channel.CloseOk()))
-            self._wire.forget(self)
+            # Where both closed at once, the server still answers ours: a channel that had the
+            # number by then would take that for its own.
+            if not self._closing:
+                self._wire.forget(self)
             self._end(ChannelClosedByServer(method.reply_code or 0, method.reply_text))
         elif isinstance(method, pamqp.commands.Channel.CloseOk):
             self._wire.forget(self)
@@ -191,11 +206,8 @@ class Channel:
         elif isinstance(method, pamqp.commands.Basic.Cancel):
             # https://www.rabbitmq.com/docs/consumer-cancel: its queue is gone. The channel has
             # no other use, so it ends.
-            self._closing = True
+            self._say_close()
             self._end(ChannelClosedByServer(404, "the queue of the consumer was deleted"))
-            self._wire.write(
-                encode_method(self.number, pamqp.commands.Channel.Close(200, "", 0, 0))
-            )
         elif isinstance(method, pamqp.commands.Channel.Flow):
             self._wire.write(encode_method(self.number, pamqp.commands.Channel.FlowOk(True)))
         elif self._replies:

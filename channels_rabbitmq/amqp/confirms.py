@@ -68,7 +68,7 @@ class Confirms:
         a call counts as published then.
         """
         self._marks.append((now, self._next_tag))
-        while self._marks[0][0] <= now - limit:
+        while self._marks and self._marks[0][0] <= now - limit:
             _, tag = self._marks.popleft()
             for published, future in self._waiting.items():
                 if published >= tag:

@@ -11,20 +11,21 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, TypedDict
 
 import carehare
 import pamqp.commands
-from carehare import ConnectionClosed
+from carehare import ChannelClosed, ConnectionClosed
 
 from ..options import Endpoint
 from .addresses import connect, resolve
-from .channel import Channel, Properties
+from .channel import Channel
 from .consumer import Consumer
-from .frames import Method
+from .frames import FRAME_OVERHEAD, NO_PROPERTIES, Method
+from .futures import follow
 from .protocol import Protocol
 
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ if TYPE_CHECKING:
 MAX_CALL_CHANNELS = 16
 #: Exchanges whose publishing channel stays open; past it, idle ones are closed.
 MAX_PUBLISH_CHANNELS = 128
+
+Properties = pamqp.commands.Basic.Properties
+
+#: Bytes of a method's ids, and of a content header before its properties.
+_METHOD_ID_SIZE = 4
+_BEFORE_PROPERTIES_SIZE = 12
 
 
 class MessageProperties(TypedDict, total=False):
@@ -58,10 +65,12 @@ class MessageProperties(TypedDict, total=False):
 class Connection(carehare.Connection):
     """An AMQP connection to one RabbitMQ node, for publishing and consuming.
 
-    Its operations return futures, or raise at once for arguments that cannot be sent. They fail
-    with :class:`carehare.ChannelClosedByServer` when RabbitMQ refuses the operation, which leaves
-    all others undisturbed, and with :class:`carehare.ConnectionClosed` when the connection ends
-    meanwhile. Use it from the event loop that it was made on.
+    Its operations return futures, or raise :class:`TypeError` or :class:`ValueError` at once for
+    arguments that cannot be sent. They fail with :class:`carehare.ChannelClosedByServer` when
+    RabbitMQ refuses the operation, which leaves all others undisturbed, and with
+    :class:`carehare.ConnectionClosed` when the connection ends meanwhile; a publish and a consumer
+    on a connection that has ended raise that at once. So do they :class:`carehare.ChannelClosed`
+    when no more AMQP channels can be opened. Use it from the event loop that it was made on.
 
     ``address`` is the IP address to connect to, when the endpoint's host name was resolved.
     """
@@ -74,6 +83,8 @@ class Connection(carehare.Connection):
         self._engine: Protocol | None = None
         #: The socket under the engine's transport. Set by ``connect``.
         self._socket: socket.socket | None = None
+        #: What :attr:`closed` gave out last.
+        self._closed: asyncio.Future[None] | None = None
         #: One publishing channel for each exchange, so that errors stay with the exchange.
         self._publishers: dict[str, Channel] = {}
         self._calls = _Calls(self)
@@ -124,8 +135,8 @@ class Connection(carehare.Connection):
         loop = asyncio.get_running_loop()
         endpoint = self._endpoint
         protocol = self._engine = Protocol(endpoint, loop)
-        address = self._address or (await resolve(endpoint.host, endpoint.port))[0]
         try:
+            address = self._address or (await resolve(endpoint.host, endpoint.port))[0]
             self._socket = await connect(address, endpoint.port)
             await loop.create_connection(
                 lambda: protocol,
@@ -135,8 +146,9 @@ class Connection(carehare.Connection):
                 server_hostname=(endpoint.server_hostname or "") if endpoint.tls else None,
             )
             await asyncio.shield(protocol.opened)
-        except BaseException:
-            protocol.abort()
+        except BaseException as err:
+            given_up = ConnectionClosed("connecting was given up")
+            protocol.abort(err if isinstance(err, Exception) else given_up)
             if self._socket is not None and not protocol.connected:
                 self._socket.close()
             raise
@@ -156,12 +168,15 @@ class Connection(carehare.Connection):
     @property
     def closed(self) -> asyncio.Future[None]:
         """Done once the connection is closed; fails with why, unless we closed it."""
-        return self.protocol.closed
+        protocol = self.protocol
+        if self._closed is None or self._closed.cancelled():
+            self._closed = follow(protocol.closed)
+        return self._closed
 
     async def close(self) -> None:
         """Close; may be called again. Raises what ended the connection, if that was not us."""
         self.protocol.close()
-        await asyncio.shield(self.closed)
+        await asyncio.shield(self.protocol.closed)
 
     def publish(
         self,
@@ -191,7 +206,7 @@ class Connection(carehare.Connection):
             routing_key,
             bytes(message),
             mandatory=mandatory,
-            properties=_make_properties(properties) if properties else None,
+            properties=self._encode(properties) if properties else NO_PROPERTIES,
         )
 
     def acking_consumer(
@@ -199,11 +214,18 @@ class Connection(carehare.Connection):
     ) -> Consumer:
         """Consume a queue; RabbitMQ sends at most ``prefetch_count`` messages ahead of acks.
 
+        0 is no limit. RabbitMQ has no ``prefetch_size``: it ends connections that ask for one.
+
         Reference: https://www.rabbitmq.com/docs/consumer-prefetch
         """
-        _require_short_string("queue_name", queue_name)
+        if prefetch_size != 0:
+            raise ValueError("prefetch_size must be 0: RabbitMQ does not implement it")
+        if not 0 <= prefetch_count <= 65535:
+            raise ValueError("prefetch_count must be between 0 and 65535")
         return Consumer(
-            self.protocol, queue_name, prefetch_size=prefetch_size, prefetch_count=prefetch_count
+            self.protocol,
+            _require_short_string("queue_name", queue_name),
+            prefetch_count=prefetch_count,
         )
 
     def exchange_declare(
@@ -223,8 +245,8 @@ class Connection(carehare.Connection):
         https://www.rabbitmq.com/docs/exchanges
         """
         _require_short_string("exchange_name", exchange_name)
-        return self._calls.run(
-            pamqp.commands.Exchange.Declare(
+        return self._start_call(
+            lambda: pamqp.commands.Exchange.Declare(
                 exchange=exchange_name,
                 exchange_type=exchange_type,
                 passive=passive,
@@ -250,8 +272,8 @@ class Connection(carehare.Connection):
         Reference: https://www.rabbitmq.com/docs/queues
         """
         _require_short_string("queue_name", queue_name)
-        return self._calls.run(
-            pamqp.commands.Queue.Declare(
+        return self._start_call(
+            lambda: pamqp.commands.Queue.Declare(
                 queue=queue_name,
                 passive=passive,
                 durable=durable,
@@ -270,11 +292,14 @@ class Connection(carehare.Connection):
         arguments: Arguments | None = None,
     ) -> asyncio.Future[None]:
         """Bind a queue to an exchange."""
-        return self._calls.run(
-            pamqp.commands.Queue.Bind(
-                queue=_require_short_string("queue_name", queue_name),
-                exchange=_require_short_string("exchange_name", exchange_name),
-                routing_key=_require_short_string("routing_key", routing_key),
+        _require_short_string("queue_name", queue_name)
+        _require_short_string("exchange_name", exchange_name)
+        _require_short_string("routing_key", routing_key)
+        return self._start_call(
+            lambda: pamqp.commands.Queue.Bind(
+                queue=queue_name,
+                exchange=exchange_name,
+                routing_key=routing_key,
                 arguments=arguments,
             )
         )
@@ -288,11 +313,14 @@ class Connection(carehare.Connection):
         arguments: Arguments | None = None,
     ) -> asyncio.Future[None]:
         """Take a binding away; one that is not there is no error."""
-        return self._calls.run(
-            pamqp.commands.Queue.Unbind(
-                queue=_require_short_string("queue_name", queue_name),
-                exchange=_require_short_string("exchange_name", exchange_name),
-                routing_key=_require_short_string("routing_key", routing_key),
+        _require_short_string("queue_name", queue_name)
+        _require_short_string("exchange_name", exchange_name)
+        _require_short_string("routing_key", routing_key)
+        return self._start_call(
+            lambda: pamqp.commands.Queue.Unbind(
+                queue=queue_name,
+                exchange=exchange_name,
+                routing_key=routing_key,
                 arguments=arguments,
             )
         )
@@ -301,7 +329,7 @@ class Connection(carehare.Connection):
         channel = self._publishers.get(exchange_name)
         if channel is not None and channel.open:
             return channel
-        if len(self._publishers) >= MAX_PUBLISH_CHANNELS:
+        if len(self._publishers) >= self.share_of_channels(MAX_PUBLISH_CHANNELS):
             for name, idle in list(self._publishers.items()):
                 if not idle.busy:
                     del self._publishers[name]
@@ -309,6 +337,36 @@ class Connection(carehare.Connection):
         channel = self.protocol.open_channel(confirm=True)
         self._publishers[exchange_name] = channel
         return channel
+
+    def share_of_channels(self, wanted: int) -> int:
+        """So many of the connection's channels, where it may have few."""
+        return min(wanted, self.protocol.channel_max // 4)
+
+    def _start_call(self, make: Callable[[], Method]) -> asyncio.Future[None]:
+        """Start an operation on a queue or an exchange."""
+        with _plain_errors("the operation"):
+            method = make()
+            size = _METHOD_ID_SIZE + len(method.marshal())
+        self._require_fits("the operation", size)
+        return self._calls.run(method)
+
+    def _encode(self, properties: MessageProperties) -> bytes:
+        """The properties as a content header has them."""
+        for name, value in properties.items():
+            if name not in MessageProperties.__annotations__:
+                raise TypeError(f"publish() got an unexpected keyword argument {name!r}")
+            with _plain_errors(f"message property {name!r}"):
+                alone = Properties()
+                setattr(alone, name, value)
+                alone.marshal()
+        encoded = Properties(**properties).marshal()
+        self._require_fits("the message's properties", _BEFORE_PROPERTIES_SIZE + len(encoded))
+        return encoded
+
+    def _require_fits(self, what: str, size: int) -> None:
+        """Raise unless a frame can hold so many bytes: RabbitMQ ends connections over it."""
+        if size > self.protocol.frame_max - FRAME_OVERHEAD:
+            raise ValueError(f"{what} must fit into {self.protocol.frame_max} bytes")
 
 
 class _Calls:
@@ -332,18 +390,18 @@ class _Calls:
         return future
 
     def _start(self) -> None:
-        while self._line and self._in_use < MAX_CALL_CHANNELS:
+        most = self._connection.share_of_channels(MAX_CALL_CHANNELS)
+        while self._line and self._in_use < most:
             method, future = self._line.popleft()
             if future.done():
                 continue
             try:
                 channel = self._idle_channel()
-                reply = channel.call(method)
-            except (ConnectionClosed, TypeError, ValueError) as err:
+            except (ConnectionClosed, ChannelClosed) as err:
                 future.set_exception(err)
                 continue
             self._in_use += 1
-            reply.add_done_callback(self._finish(channel, future))
+            channel.call(method).add_done_callback(self._finish(channel, future))
 
     def _idle_channel(self) -> Channel:
         while self._idle:
@@ -379,15 +437,12 @@ def _require_short_string(argument: str, value: str) -> str:
     return value
 
 
-def _make_properties(properties: MessageProperties) -> Properties:
-    unknown = set(properties) - set(MessageProperties.__annotations__)
-    if unknown:
-        raise TypeError(f"publish() got an unexpected keyword argument {min(unknown)!r}")
+@contextlib.contextmanager
+def _plain_errors(what: str) -> Iterator[None]:
+    """Turn whatever pamqp raises into TypeError or ValueError, without the values it may quote."""
     try:
-        made = Properties(**properties)
-        made.marshal()
-    except (TypeError, ValueError):
-        raise
-    except (struct.error, OverflowError) as err:
-        raise ValueError("a message property is out of range") from err
-    return made
+        yield
+    except TypeError:
+        raise TypeError(f"{what} has a value that AMQP cannot carry") from None
+    except (ArithmeticError, AttributeError, RecursionError, struct.error):
+        raise ValueError(f"{what} has a value that is out of range") from None

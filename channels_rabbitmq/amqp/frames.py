@@ -9,16 +9,16 @@ Reference: AMQP 0-9-1 specification, section 4.2; RabbitMQ's ``amqp0-9-1.extende
 from __future__ import annotations
 
 import struct
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pamqp.base
-import pamqp.body
 import pamqp.commands
-import pamqp.exceptions
+import pamqp.encode
 import pamqp.frame
-import pamqp.header
-import pamqp.heartbeat
 from carehare import BadBytesFromServer
+
+if TYPE_CHECKING:
+    from pamqp.common import FieldTable
 
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
@@ -27,19 +27,30 @@ HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 FRAME_OVERHEAD = 8
 _HEADER_SIZE = FRAME_OVERHEAD - 1
 
+#: The least ``frame_max`` that a peer may ask for (specification, section 4.2.3).
+FRAME_MIN_SIZE = 4096
+
 _METHOD, _CONTENT_HEADER, _CONTENT_BODY, _HEARTBEAT = 1, 2, 3, 8
+_KINDS = frozenset((_METHOD, _CONTENT_HEADER, _CONTENT_BODY, _HEARTBEAT))
 _END = 0xCE
 _BASIC = 60
 _DELIVER = b"\x00\x3c\x00\x3c"
 _ACK = b"\x00\x3c\x00\x50"
 _PUBLISH = b"\x00\x3c\x00\x28\x00\x00"
-_NO_PROPERTIES = b"\x00\x00"
+_START_OK = b"\x00\x0a\x00\x0b"
+_CONNECTION_CLOSE = b"\x00\x0a\x00\x32"
+_CHANNEL_CLOSE = b"\x00\x14\x00\x28"
+
+#: What a content header says of a message without properties.
+NO_PROPERTIES = b"\x00\x00"
 
 _frame_header = struct.Struct(">BHI")
 _content_header = struct.Struct(">BHIHHQ")
 _plain_content = struct.Struct(">BHIHHQHBBHI")
 _tag_and_bit = struct.Struct(">QB")
 _ack_frame = struct.Struct(">BHIIQBB")
+_reply_code = struct.Struct(">H")
+_two_ids = struct.Struct(">HH")
 
 #: The frames whose content belongs to them: content frames on their channel follow each.
 _WITH_CONTENT = (pamqp.commands.Basic.Return, pamqp.commands.Basic.GetOk)
@@ -71,20 +82,33 @@ def encode_method(channel: int, method: Method) -> bytes:
     return pamqp.frame.marshal(method, channel)
 
 
+def encode_start_ok(properties: FieldTable, mechanism: str, response: bytes) -> bytes:
+    """The frame of a ``connection.start-ok``. (pamqp takes no response that is not text.)"""
+    payload = b"%b%b%b%b%b%b" % (
+        _START_OK,
+        pamqp.encode.field_table(properties),
+        pamqp.encode.short_string(mechanism),
+        len(response).to_bytes(4, "big"),
+        response,
+        pamqp.encode.short_string("en_US"),
+    )
+    return b"%b%b\xce" % (_frame_header.pack(_METHOD, 0, len(payload)), payload)
+
+
 def encode_publish(
     channel: int,
     exchange: bytes,
     routing_key: bytes,
     body: bytes,
     frame_max: int,
-    *,
     mandatory: bool = False,
-    properties: bytes = _NO_PROPERTIES,
+    properties: bytes = NO_PROPERTIES,
 ) -> bytes:
     """The frames of one ``basic.publish``: method, content header, content body.
 
     ``frame_max`` counts the eight bytes around a payload (specification, section 4.2.3).
-    ``exchange`` and ``routing_key`` have at most 255 bytes; the caller has checked that.
+    ``exchange`` and ``routing_key`` have at most 255 bytes, and the ``properties`` (flags, then
+    values: section 4.2.6.1) fit into a frame; the caller has checked that.
     """
     size = len(body)
     method = b"%b%c%b%c%b%c" % (
@@ -96,7 +120,7 @@ def encode_publish(
         mandatory,
     )
     start = _frame_header.pack(_METHOD, channel, len(method))
-    if properties is _NO_PROPERTIES and 0 < size <= frame_max - FRAME_OVERHEAD:
+    if properties is NO_PROPERTIES and 0 < size <= frame_max - FRAME_OVERHEAD:
         content = _plain_content.pack(
             _CONTENT_HEADER, channel, 14, _BASIC, 0, size, 0, _END, _CONTENT_BODY, channel, size
         )
@@ -115,11 +139,6 @@ def encode_publish(
         part = view[at : at + step]
         parts += (_frame_header.pack(_CONTENT_BODY, channel, len(part)), part, b"\xce")
     return b"".join(parts)
-
-
-def encode_properties(properties: pamqp.commands.Basic.Properties) -> bytes:
-    """The property flags and values of a content header (specification, section 4.2.6.1)."""
-    return properties.marshal()
 
 
 def encode_ack(channel: int, delivery_tag: int, multiple: bool) -> bytes:
@@ -185,14 +204,17 @@ class Decoder:
     def _handle_frames(self, data: bytes) -> int:
         """Handle all whole frames of ``data``; give the offset of what is left."""
         handler = self._handler
+        size_max = self.frame_max - FRAME_OVERHEAD
         end = len(data)
         at = 0
         while end - at >= _HEADER_SIZE:
             kind, channel, size = _frame_header.unpack_from(data, at)
+            if kind not in _KINDS:
+                raise BadBytesFromServer("a frame of an unknown type; is that an AMQP port?")
+            if size > size_max:
+                raise BadBytesFromServer("a frame is larger than was negotiated")
             after = at + size + FRAME_OVERHEAD
             if after > end:
-                if size + FRAME_OVERHEAD > self.frame_max:
-                    raise BadBytesFromServer("a frame is larger than was negotiated")
                 break
             if data[after - 1] != _END:
                 raise BadBytesFromServer("a frame does not end where its size says")
@@ -214,11 +236,13 @@ class Decoder:
                             kind3, channel3, size3 = _frame_header.unpack_from(data, body_at)
                             done = body_at + size3 + FRAME_OVERHEAD
                             if (
-                                size3 == body_size
+                                0 < size3 == body_size
                                 and kind3 == _CONTENT_BODY
                                 and channel3 == channel
                                 and done <= end
+                                and 14 <= size2 <= size_max >= size3
                                 and data[body_at - 1] == data[done - 1] == _END
+                                and channel not in self._contents
                             ):
                                 handler.handle_delivery(
                                     channel,
@@ -238,14 +262,16 @@ class Decoder:
                 self._handle_content_header(channel, data, at, size)
             elif kind == _CONTENT_BODY:
                 self._handle_content_body(channel, data[at + 7 : after - 1])
-            elif kind != _HEARTBEAT:
-                raise BadBytesFromServer("a frame of an unknown type")
             at = after
         return at
 
     def _handle_cold_method(self, channel: int, data: bytes) -> None:
+        method: object
         try:
-            _, _, method = pamqp.frame.unmarshal(data)
+            if data[7:11] in (_CHANNEL_CLOSE, _CONNECTION_CLOSE):
+                method = _decode_close(data)
+            else:
+                _, _, method = pamqp.frame.unmarshal(data)
         # pamqp lets whatever its decoding of hostile bytes raises escape.
         except Exception as err:
             raise BadBytesFromServer("a method that cannot be decoded") from err
@@ -285,3 +311,19 @@ class Decoder:
             self._handler.handle_delivery(channel, content.delivery_tag, content.redelivered, body)
         else:
             self._handler.handle_content(channel, content.method, body)
+
+
+def _decode_close(data: bytes) -> Method:
+    """A ``channel.close`` or ``connection.close``, with whatever bytes its text has.
+
+    RabbitMQ cuts the text at 255 bytes, which may be amid a character.
+    """
+    (reply_code,) = _reply_code.unpack_from(data, 11)
+    text_end = 14 + data[13]
+    class_id, method_id = _two_ids.unpack_from(data, text_end)
+    close = (
+        pamqp.commands.Channel.Close
+        if data[7:11] == _CHANNEL_CLOSE
+        else pamqp.commands.Connection.Close
+    )
+    return close(reply_code, data[14:text_end].decode(errors="replace"), class_id, method_id)

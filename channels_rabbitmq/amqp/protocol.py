@@ -11,21 +11,31 @@ import importlib.metadata
 import logging
 import platform
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pamqp.commands
 import pamqp.encode
 from carehare import (
     BadBytesFromServer,
+    ChannelClosed,
     ConnectionClosed,
     ConnectionClosedByHeartbeatMonitor,
     ConnectionClosedByServer,
 )
 
+from ..errors import describe
 from ..lifecycle import Lifecycle, State
 from ..options import Endpoint
 from .channel import Channel, OnClosed, OnDelivery
-from .frames import HEARTBEAT, PROTOCOL_HEADER, Decoder, Method, encode_method
+from .frames import (
+    FRAME_MIN_SIZE,
+    HEARTBEAT,
+    PROTOCOL_HEADER,
+    Decoder,
+    Method,
+    encode_method,
+    encode_start_ok,
+)
 from .futures import retrieve
 
 if TYPE_CHECKING:
@@ -37,7 +47,7 @@ logger = logging.getLogger(__name__)
 FRAME_MAX = 131072
 CHANNEL_MAX = 2047
 
-#: Seconds for the server to answer ``connection.close``; 1 while it does not read from us.
+#: Seconds for closing to get through, each way; 1 while the server does not read from us.
 CLOSE_TIMEOUT = 5.0
 CLOSE_TIMEOUT_BLOCKED = 1.0
 
@@ -73,11 +83,14 @@ class Protocol(asyncio.Protocol):
         self.closed.add_done_callback(retrieve)
         #: The greatest whole frame that either side may send; negotiated.
         self.frame_max = FRAME_MAX
-        self._channel_max = CHANNEL_MAX
+        #: The most channels at a time; negotiated.
+        self.channel_max = CHANNEL_MAX
         self._channels: dict[int, Channel] = {}
         self._free_numbers: list[int] = []
         self._last_number = 0
         self._decoder = Decoder(self, FRAME_MAX)
+        #: What the handshake brings next; None once it is over.
+        self._expected: type[Method] | None = pamqp.commands.Connection.Start
         #: Set by ``connection_made``.
         self._transport: asyncio.Transport | None = None
         #: What goes to the socket at the end of this turn of the loop.
@@ -88,8 +101,8 @@ class Protocol(asyncio.Protocol):
         self._resumed: asyncio.Future[None] | None = None
         #: Why the server takes no publishes (a memory or disk alarm); None while it does.
         self.blocked: str | None = None
-        #: Why the connection ends, once that is known.
-        self._error: Exception | None = None
+        #: Why the connection ended; None while it has not, and if we closed it.
+        self.error: Exception | None = None
         self._heartbeat_timer: asyncio.TimerHandle | None = None
         self._close_timer: asyncio.TimerHandle | None = None
         #: Whether anything went out since the last tick; ticks since anything came in.
@@ -133,16 +146,17 @@ class Protocol(asyncio.Protocol):
     ) -> Channel:
         """Open a channel; it can be used at once.
 
-        Raises :class:`carehare.ConnectionClosed`, also when no channel number is free.
+        Raises :class:`carehare.ConnectionClosed`, and :class:`carehare.ChannelClosed` when
+        ``channel_max`` channels are open.
         """
         if not self.open:
             raise ConnectionClosed("the connection is closed")
         if self._free_numbers:
             number = self._free_numbers.pop()
-        elif self._last_number < self._channel_max:
+        elif self._last_number < self.channel_max:
             number = self._last_number = self._last_number + 1
         else:
-            raise ConnectionClosed(f"all {self._channel_max} channels are in use")
+            raise ChannelClosed(f"all {self.channel_max} channels are in use")
         channel = Channel(
             self, number, confirm=confirm, on_delivery=on_delivery, on_closed=on_closed
         )
@@ -172,28 +186,36 @@ class Protocol(asyncio.Protocol):
         """Start closing, as AMQP wants it; wait for :attr:`closed`. May be called again."""
         if self._lifecycle.state is State.READY:
             self._lifecycle.move(State.CLOSING)
+            self._flush()  # acknowledgements too: what has none is delivered again
             self.write(encode_method(0, pamqp.commands.Connection.Close(200, "", 0, 0)))
             self._flush()
-            limit = CLOSE_TIMEOUT if self.blocked is None else CLOSE_TIMEOUT_BLOCKED
-            self._close_timer = self.loop.call_later(limit, self.abort)
+            self._limit_closing()
         elif self._lifecycle.state is State.CONNECTING:
             self.abort(ConnectionClosed("closed before it was open"))
 
     def abort(self, error: Exception | None = None) -> None:
         """Give the socket up, without a word to the server."""
-        if self._error is None:
-            self._error = error
+        if self.error is None and self._lifecycle.state is not State.CLOSING:
+            self.error = error
         if self._transport is not None:
             self._transport.abort()
+        elif self._lifecycle.state is not State.CLOSED:
+            self.connection_lost(None)  # nobody else will say so
+
+    def _limit_closing(self) -> None:
+        limit = CLOSE_TIMEOUT if self.blocked is None else CLOSE_TIMEOUT_BLOCKED
+        self._close_timer = self.loop.call_later(limit, self.abort)
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is connected (and TLS agreed): begin the handshake."""
-        if not isinstance(transport, asyncio.Transport):
-            raise TypeError("AMQP needs a stream transport")
-        self._transport = transport
-        transport.write(PROTOCOL_HEADER)
+        # uvloop's transports are none of asyncio's classes, so there is nothing to check.
+        self._transport = cast("asyncio.Transport", transport)
+        if self._lifecycle.state is State.CLOSED:
+            self._transport.abort()  # given up while the socket was being connected
+        else:
+            self._transport.write(PROTOCOL_HEADER)
 
     def data_received(self, data: bytes) -> None:
         """Handle what came."""
@@ -213,12 +235,10 @@ class Protocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed: everything that waits fails."""
-        ours = self._lifecycle.state is State.CLOSING
-        error = self._error or exc
-        if error is None and not ours:
-            error = ConnectionResetError("RabbitMQ closed the socket without a word")
-        elif ours and not isinstance(error, ConnectionClosedByServer):
-            error = None
+        if self._lifecycle.state is State.CLOSED:
+            return
+        if self.error is None and self._lifecycle.state is not State.CLOSING:
+            self.error = exc or ConnectionResetError("RabbitMQ closed the socket without a word")
         self._lifecycle.move(State.CLOSED)
         for timer in (self._heartbeat_timer, self._close_timer):
             if timer is not None:
@@ -226,16 +246,19 @@ class Protocol(asyncio.Protocol):
         self._out.clear()
         self._late.clear()
         self.resume_writing()
+        self._fail_channels()
+        if self.error is None:
+            self.closed.set_result(None)
+            return
+        self.closed.set_exception(self.error)
+        if not self.opened.done():
+            self.opened.set_exception(self.error)
+
+    def _fail_channels(self) -> None:
+        why = "the connection is closed" if self.error is None else describe(self.error)
         channels, self._channels = self._channels, {}
         for channel in channels.values():
-            channel.handle_connection_lost(ConnectionClosed("the connection is closed"))
-        if not self.opened.done():
-            self.opened.set_exception(error or ConnectionClosed("closed before it was open"))
-        if not self.closed.done():
-            if error is None:
-                self.closed.set_result(None)
-            else:
-                self.closed.set_exception(error)
+            channel.handle_connection_lost(ConnectionClosed(why))
 
     def pause_writing(self) -> None:
         """The socket's buffer is full: publishers wait."""
@@ -280,41 +303,56 @@ class Protocol(asyncio.Protocol):
                 target.handle_method(method)
 
     def _handle_connection_method(self, method: Method) -> None:
-        if isinstance(method, pamqp.commands.Connection.Start):
-            self._start(method)
-        elif isinstance(method, pamqp.commands.Connection.Tune):
-            self._tune(method)
-        elif isinstance(method, pamqp.commands.Connection.OpenOk):
-            self._lifecycle.move(State.READY)
-            self.opened.set_result(None)
+        closing = self._lifecycle.state in (State.CLOSING, State.CLOSED)
+        if isinstance(method, pamqp.commands.Connection.Close):
+            self.write(encode_method(0, pamqp.commands.Connection.CloseOk()))
+            self._flush()
+            if not closing:
+                self.error = ConnectionClosedByServer(method.reply_code or 0, method.reply_text)
+                self._lifecycle.move(State.CLOSING)
+                self._limit_closing()
+                self._fail_channels()
+            self._close_transport()
+        elif isinstance(method, pamqp.commands.Connection.CloseOk):
+            self._close_transport()
+        elif closing:
+            pass  # the server sent it before it saw our close
         elif isinstance(method, pamqp.commands.Connection.Blocked):
             self.blocked = method.reason or "an alarm"
             logger.warning("RabbitMQ takes no publishes: %s", self.blocked)
         elif isinstance(method, pamqp.commands.Connection.Unblocked):
             self.blocked = None
             logger.info("RabbitMQ takes publishes again")
-        elif isinstance(method, pamqp.commands.Connection.Close):
-            self._error = ConnectionClosedByServer(method.reply_code or 0, method.reply_text)
-            self.write(encode_method(0, pamqp.commands.Connection.CloseOk()))
-            self._flush()
-            if self._transport is not None:
-                self._transport.close()
-        elif isinstance(method, pamqp.commands.Connection.CloseOk):
-            if self._transport is not None:
-                self._transport.close()
-        else:
+        elif self._expected is None or not isinstance(method, self._expected):
             raise BadBytesFromServer(f"{method.name} was not expected")
+        elif isinstance(method, pamqp.commands.Connection.Start):
+            self._expected = pamqp.commands.Connection.Tune
+            self._start(method)
+        elif isinstance(method, pamqp.commands.Connection.Tune):
+            self._expected = pamqp.commands.Connection.OpenOk
+            self._tune(method)
+        else:
+            self._expected = None
+            self._lifecycle.move(State.READY)
+            self.opened.set_result(None)
+
+    def _close_transport(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
 
     # Handshake
 
     def _start(self, start: pamqp.commands.Connection.Start) -> None:
-        offered = (start.mechanisms or "").split()
-        for mechanism in self._endpoint.auth_mechanisms:
-            if mechanism in offered:
-                break
-        else:
-            raise_text = f"RabbitMQ offers {', '.join(offered)} to log in; we were told to use "
-            self.abort(ConnectionError(raise_text + ", ".join(self._endpoint.auth_mechanisms)))
+        offered = str(start.mechanisms).split()
+        wanted = self._endpoint.auth_mechanisms
+        mechanism = next((name for name in wanted if name in offered), None)
+        if mechanism is None:
+            self.abort(
+                ConnectionError(
+                    f"RabbitMQ offers {', '.join(offered)} to log in; "
+                    f"auth_mechanism allows {', '.join(wanted)}"
+                )
+            )
             return
         properties: FieldTable = {
             "product": "channels_rabbitmq",
@@ -322,33 +360,27 @@ class Protocol(asyncio.Protocol):
             "platform": f"Python {platform.python_version()}",
             "capabilities": dict(_CAPABILITIES),
         }
-        self.write(
-            encode_method(
-                0,
-                pamqp.commands.Connection.StartOk(
-                    properties, mechanism, self._credentials(mechanism), "en_US"
-                ),
-            )
-        )
+        self.write(encode_start_ok(properties, mechanism, self._credentials(mechanism)))
 
-    def _credentials(self, mechanism: str) -> str:
+    def _credentials(self, mechanism: str) -> bytes:
         user, password = self._endpoint.username, self._endpoint.password
         if mechanism == "PLAIN":
-            return f"\0{user}\0{password}"
+            return f"\0{user}\0{password}".encode()
         if mechanism == "AMQPLAIN":
-            table = pamqp.encode.field_table({"LOGIN": user, "PASSWORD": password})
-            return table[4:].decode()
-        return ""  # EXTERNAL: the client certificate says it
+            return pamqp.encode.field_table({"LOGIN": user, "PASSWORD": password})[4:]
+        return b""  # EXTERNAL: the client certificate says it
 
     def _tune(self, tune: pamqp.commands.Connection.Tune) -> None:
         self.frame_max = _negotiate(tune.frame_max, self._endpoint.frame_max or FRAME_MAX)
+        if self.frame_max < FRAME_MIN_SIZE:
+            raise BadBytesFromServer("frame_max is smaller than AMQP allows")
         self._decoder.frame_max = self.frame_max
-        self._channel_max = _negotiate(tune.channel_max, self._endpoint.channel_max or CHANNEL_MAX)
+        self.channel_max = _negotiate(tune.channel_max, self._endpoint.channel_max or CHANNEL_MAX)
         # Either side may turn heartbeats off, by 0.
         seconds = min(tune.heartbeat or 0, self._endpoint.heartbeat)
         self.write(
             encode_method(
-                0, pamqp.commands.Connection.TuneOk(self._channel_max, self.frame_max, seconds)
+                0, pamqp.commands.Connection.TuneOk(self.channel_max, self.frame_max, seconds)
             )
             + encode_method(0, pamqp.commands.Connection.Open(self._endpoint.virtual_host))
         )
@@ -358,8 +390,11 @@ class Protocol(asyncio.Protocol):
     # Heartbeats
 
     def _tick(self, interval: float) -> None:
-        """Every half heartbeat: speak if we were silent; give up if the server was for two."""
-        if self._silent_ticks >= 4:
+        """Every half heartbeat: speak if we were silent; give up if the server was for nearly two.
+
+        RabbitMQ speaks every half heartbeat too, so three of its words are missing by then.
+        """
+        if self._silent_ticks >= 3:
             self.abort(ConnectionClosedByHeartbeatMonitor("RabbitMQ sent nothing for too long"))
             return
         self._silent_ticks += 1

@@ -54,6 +54,14 @@ class TestDefaults:
             groups_exchange="groups",
             send_timeout=10.0,
             max_message_size=16 * 1024 * 1024,
+            prefix="",
+            group_expiry=0,
+            capacity=100,
+            channel_capacity=(),
+            symmetric_encryption_keys=(),
+            serializer_format="msgpack",
+            on_disconnect=None,
+            on_reconnect=None,
         )
 
     def test_default_endpoint(self) -> None:

@@ -1,0 +1,517 @@
+"""Sends to and receives from the queues of normal channels, beside the process's own queue.
+
+A message is fetched only for a ``receive()`` that waits: there is a consumer with a prefetch
+count of 1 exactly as long as somebody waits for the channel. What comes is acknowledged before
+anybody gets it, and what was delivered before is dropped, so no message is received twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine
+from functools import partial
+
+import pamqp.commands
+from carehare import ChannelClosed, ChannelClosedByServer, ConnectionClosed, ServerSentNack
+from channels.exceptions import ChannelFull, StopConsumer
+
+from .amqp.channel import Channel
+from .amqp.frames import Method
+from .amqp.futures import in_time, retrieve
+from .codecs import Codec
+from .errors import CONNECTION_ERRORS, MessageReturned, NotConnected, describe
+from .link import Link
+from .messages import CHANNEL_KEY, BadMessage, Message
+from .names import group_key
+from .normal import NormalBoxes, queue_arguments, queue_name, renewal_interval
+from .options import Options
+from .ratelimit import RateLimitedWarning
+from .session import Session
+
+logger = logging.getLogger(__name__)
+
+#: Seconds to wait before consuming again a queue that was deleted under its consumer, and one
+#: that RabbitMQ lets nobody consume.
+_GONE_RETRY = 0.1
+_REFUSED_RETRY = 1.0
+#: Most seconds for giving messages back when the layer is closed.
+_GIVE_BACK_TIMEOUT = 2.0
+
+#: At so many fetchers, those that do not consume are closed: AMQP channels are limited.
+_MANY_FETCHERS = 256
+
+_CONSUMER_TAG = "channels_rabbitmq"
+
+_NOT_FOUND = 404
+_PRECONDITION_FAILED = 406
+
+_ENDED = (ConnectionClosed, ChannelClosed)
+
+
+class _Fetcher:
+    """The consumer of one channel's queue, on an AMQP channel of its own."""
+
+    def __init__(self, amqp_channel: Channel, queue: str) -> None:
+        self.amqp_channel = amqp_channel
+        self._queue = queue
+        #: Whether RabbitMQ was told to send messages.
+        self.consuming = False
+        self._call(pamqp.commands.Basic.Qos(prefetch_count=1))
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is on its way from RabbitMQ."""
+        return not self.consuming and self._reply.done()
+
+    def start(self) -> None:
+        """Ask for messages."""
+        self.consuming = True
+        self._call(pamqp.commands.Basic.Consume(queue=self._queue, consumer_tag=_CONSUMER_TAG))
+
+    def stop(self) -> asyncio.Future[Method]:
+        """Ask for no more; once done, none is on its way."""
+        self.consuming = False
+        return self._call(pamqp.commands.Basic.Cancel(consumer_tag=_CONSUMER_TAG))
+
+    def _call(self, method: Method) -> asyncio.Future[Method]:
+        # An error ends the AMQP channel, which is handled there.
+        reply = self.amqp_channel.call(method)
+        reply.add_done_callback(retrieve)
+        self._reply = reply
+        return reply
+
+
+class WorkQueues:
+    """The normal channels of one hub. ``boxes`` outlive it."""
+
+    def __init__(
+        self,
+        options: Options,
+        codec: Codec,
+        link: Link,
+        boxes: NormalBoxes,
+        on_bad_message: Callable[[bytes, BadMessage], None],
+    ) -> None:
+        self._options = options
+        self._codec = codec
+        self._link = link
+        self._boxes = boxes
+        self._on_bad_message = on_bad_message
+        self._loop = asyncio.get_running_loop()
+        #: No call begins any more; what is on its way still counts.
+        self._closed = False
+        #: Nothing counts any more.
+        self._stopped = False
+        self._renewal_interval = renewal_interval(options)
+        #: When each queue was last declared in this session.
+        self._declared: dict[str, float] = {}
+        self._declaring: dict[str, asyncio.Task[None]] = {}
+        #: Channels whose queues were there with other arguments.
+        self._foreign: set[str] = set()
+        self._fetchers: dict[str, _Fetcher] = {}
+        #: Channels whose fetcher is being made.
+        self._starting: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._keeping_groups = False
+        self._warn_refused = RateLimitedWarning(logger)
+        self._warn_groups = RateLimitedWarning(logger)
+
+    # The session comes and goes
+
+    def session_started(self, session: Session) -> None:
+        """Go on: fetch for those who wait, and bind what is in groups."""
+        self._declared.clear()
+        self._fetchers.clear()
+        for name in self._boxes.waited_for:
+            self.update(name)
+        if self._boxes.groups:
+            self._spawn(self._bind_all())
+            self._keep_groups()
+
+    def session_ended(self) -> None:
+        """Nothing can be fetched until the next one starts."""
+        self._declared.clear()
+        self._fetchers.clear()
+
+    # Queues
+
+    async def _ensure(self, session: Session, name: str) -> None:
+        """See to it that the queue is there, and stays while it is sent to.
+
+        Raises :class:`carehare.ChannelClosedByServer` where RabbitMQ refuses that.
+        """
+        declared = self._declared.get(name)
+        if declared is not None and self._loop.time() - declared < self._renewal_interval:
+            return
+        task = self._declaring.get(name)
+        if task is None:
+            task = self._declaring[name] = self._loop.create_task(self._declare(session, name))
+            task.add_done_callback(retrieve)
+            task.add_done_callback(lambda _: self._declaring.pop(name, None))
+        await asyncio.shield(task)
+
+    async def _declare(self, session: Session, name: str) -> None:
+        queue = queue_name(self._options.prefix, name)
+        declare = partial(session.connection.queue_declare, queue, durable=True)
+        if name in self._foreign:
+            try:
+                await declare(passive=True)
+            except ChannelClosedByServer as err:
+                if err.reply_code != _NOT_FOUND:
+                    raise
+                self._foreign.discard(name)
+        if name not in self._foreign:
+            try:
+                await declare(arguments=queue_arguments(self._options, name))
+            except ChannelClosedByServer as err:
+                if err.reply_code != _PRECONDITION_FAILED:
+                    raise
+                self._foreign.add(name)
+                logger.warning(
+                    "Queue %s has other arguments than expiry and capacity ask for; it is used "
+                    "as it is",
+                    queue,
+                )
+        self._declared[name] = self._loop.time()
+
+    # Sending
+
+    async def send(self, name: str, body: bytes) -> None:
+        """Publish to a channel's queue.
+
+        Raises :class:`channels.exceptions.ChannelFull`,
+        :class:`~channels_rabbitmq.errors.NotConnected`, and
+        :class:`carehare.ChannelClosedByServer` if RabbitMQ refuses to make the queue.
+        """
+        self._note_use(name)
+        try:
+            await in_time(self._send(name, body), self._options.send_timeout)
+        except MessageReturned:
+            raise NotConnected("the channel's queue is deleted all the time") from None
+        except ServerSentNack:
+            raise ChannelFull("the channel holds no more messages") from None
+        except asyncio.TimeoutError:
+            raise NotConnected("RabbitMQ is away") from None
+        except _ENDED:
+            raise NotConnected("the connection to RabbitMQ ended meanwhile") from None
+
+    async def _send(self, name: str, body: bytes) -> None:
+        session = await self._ready_session(name)
+        queue = queue_name(self._options.prefix, name)
+        try:
+            await session.publish_mandatory("", queue, body)
+        except MessageReturned:
+            # Deleted, or expired after long idleness, so this message was never stored.
+            self._declared.pop(name, None)
+            await self._ensure(session, name)
+            await session.publish_mandatory("", queue, body)
+
+    async def _ready_session(self, name: str) -> Session:
+        """Wait for a session that takes publishes and has the channel's queue."""
+        while True:
+            session = await self._link.wait_session()
+            if session.blocked is not None:
+                raise NotConnected(f"RabbitMQ takes no messages: {session.blocked}")
+            await session.wait_writable()
+            try:
+                await self._ensure(session, name)
+            except _ENDED:
+                await asyncio.shield(session.ended)
+                await asyncio.sleep(0)
+                continue
+            if session is self._link.session:
+                return session
+
+    # Receiving
+
+    async def receive(self, name: str) -> Message:
+        """Wait for the oldest message of a channel, through outages; cancellation is safe."""
+        boxes = self._boxes
+        self._note_use(name)
+        box = boxes.box(name)
+        while not boxes.ready(box, self._loop.time()):
+            if self._closed:
+                raise StopConsumer("the channel layer is closed")
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            box.waiters.append(waiter)
+            self.update(name)
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                box.give_up(waiter)
+                raise
+            finally:
+                self.update(name)
+            box = boxes.box(name)
+        return boxes.take(box)
+
+    def ready(self, name: str) -> bool:
+        """Whether a message is here already."""
+        return self._boxes.ready(self._boxes.box(name), self._loop.time())
+
+    def take(self, name: str) -> Message:
+        """Give the message of a channel that is ready."""
+        return self._boxes.take(self._boxes.box(name))
+
+    def update(self, name: str) -> None:
+        """Consume a normal channel while somebody waits, and only then. Of others, do nothing."""
+        session = self._link.session
+        if session is None or self._closed or "!" in name:
+            return
+        wanted = bool(self._boxes.box(name).waiters)
+        if wanted:
+            self._note_use(name)
+        fetcher = self._fetchers.get(name)
+        if fetcher is None:
+            if wanted and name not in self._starting:
+                self._starting.add(name)
+                self._spawn(self._start(session, name))
+        elif wanted and not fetcher.consuming:
+            fetcher.start()
+        elif not wanted and fetcher.consuming:
+            fetcher.stop()
+
+    async def _start(self, session: Session, name: str) -> None:
+        retry = None
+        try:
+            await self._ensure(session, name)
+            if session is self._link.session:
+                self._fetchers[name] = self._make_fetcher(session, name)
+        except _ENDED:
+            retry = _REFUSED_RETRY  # unless the next session starts before
+        except ChannelClosedByServer as err:
+            self._boxes.fail_waiters(err, name)
+        finally:
+            self._starting.discard(name)
+        if retry is None:
+            self.update(name)
+        else:
+            self._later(retry, partial(self.update, name))
+
+    def _make_fetcher(self, session: Session, name: str) -> _Fetcher:
+        if len(self._fetchers) >= _MANY_FETCHERS:
+            for idle, fetcher in list(self._fetchers.items()):
+                if fetcher.idle:
+                    del self._fetchers[idle]
+                    fetcher.amqp_channel.close()
+        amqp_channel = session.connection.protocol.open_channel(
+            on_delivery=partial(self._deliver, name),
+            on_closed=partial(self._fetcher_closed, name),
+        )
+        return _Fetcher(amqp_channel, queue_name(self._options.prefix, name))
+
+    def _fetcher_closed(self, name: str, amqp_channel: Channel, reason: Exception | None) -> None:
+        fetcher = self._fetchers.get(name)
+        if fetcher is None or fetcher.amqp_channel is not amqp_channel:
+            return
+        del self._fetchers[name]
+        self._declared.pop(name, None)
+        if isinstance(reason, ChannelClosedByServer):
+            gone = reason.reply_code == _NOT_FOUND
+            if not gone:
+                self._warn_refused("Cannot receive from %s: %s", name, describe(reason))
+            self._later(_GONE_RETRY if gone else _REFUSED_RETRY, partial(self.update, name))
+
+    def _deliver(self, name: str, tag: int, redelivered: bool, body: bytes) -> None:
+        fetcher = self._fetchers.get(name)
+        if fetcher is None or self._stopped:
+            return
+        message = None if redelivered else self._decode(name, body)
+        if message is not None and fetcher.consuming:
+            waiting = sum(not waiter.done() for waiter in self._boxes.box(name).waiters)
+            if waiting <= 1:
+                fetcher.stop()  # ahead of the acknowledgement, which would bring the next one
+        fetcher.amqp_channel.ack(tag)
+        if message is not None:
+            self._boxes.hold(name, message, body, self._loop.time())
+
+    def _decode(self, name: str, body: bytes) -> Message | None:
+        codec = self._codec
+        try:
+            plain = body if codec.decrypt is None else codec.decrypt(body)
+            kind, receiver, message = codec.decode(plain)
+            if kind == CHANNEL_KEY and receiver != name:
+                raise BadMessage("it is for another channel")
+        except BadMessage as err:
+            self._on_bad_message(body, err)
+            return None
+        return message
+
+    def take_back(self, name: str, message: Message, body: bytes) -> None:
+        """A message that was read for a caller who was cancelled before it got it."""
+        self._boxes.put_back(name, message, body, self._loop.time())
+        self.update(name)
+
+    # Groups
+
+    async def group_add(self, group: str, name: str) -> None:
+        """Bind the channel's queue for a group; return once that is done.
+
+        While RabbitMQ is away it returns after ``send_timeout``, and binds on reconnection.
+        """
+        self._note_use(name)
+        joined = self._boxes.join(group, name)
+        self._keep_groups()
+        try:
+            await in_time(self._bind(group, name), self._options.send_timeout)
+        except asyncio.TimeoutError:
+            self._warn_groups("Group %s is not bound yet: RabbitMQ is away", group)
+        except (asyncio.CancelledError, ChannelClosedByServer):
+            if joined:
+                self._boxes.leave(group, name)
+                session = self._link.session
+                if session is not None:
+                    self._unbind(session, group, name).add_done_callback(retrieve)
+            raise
+
+    async def _bind(self, group: str, name: str) -> None:
+        while name in self._boxes.members(group):
+            session = await self._link.wait_session()
+            try:
+                await self._bind_now(session, group, name)
+                return
+            except _ENDED:
+                await asyncio.shield(session.ended)
+                await asyncio.sleep(0)
+
+    async def _bind_now(self, session: Session, group: str, name: str) -> None:
+        await self._ensure(session, name)
+        queue = queue_name(self._options.prefix, name)
+        exchange = self._options.groups_exchange
+        bind = partial(session.connection.queue_bind, queue, exchange)
+        try:
+            await bind(routing_key=group_key(self._options.prefix, group))
+        except ChannelClosedByServer as err:
+            if err.reply_code != _NOT_FOUND:
+                raise
+            self._declared.pop(name, None)
+            await self._ensure(session, name)
+            await bind(routing_key=group_key(self._options.prefix, group))
+
+    async def group_discard(self, group: str, name: str) -> None:
+        """Unbind, whichever process did the binding; wait for it, at most ``send_timeout``."""
+        self._boxes.leave(group, name)
+        try:
+            await in_time(self._unbind_later(group, name), self._options.send_timeout)
+        except asyncio.TimeoutError:
+            self._warn_groups("%s may still be in group %s: RabbitMQ is away", name, group)
+
+    async def _unbind_later(self, group: str, name: str) -> None:
+        while True:
+            session = await self._link.wait_session()
+            try:
+                await self._unbind(session, group, name)
+                return
+            except _ENDED:
+                await asyncio.shield(session.ended)
+                await asyncio.sleep(0)
+
+    def _unbind(self, session: Session, group: str, name: str) -> asyncio.Future[None]:
+        return session.connection.queue_unbind(
+            queue_name(self._options.prefix, name),
+            self._options.groups_exchange,
+            routing_key=group_key(self._options.prefix, group),
+        )
+
+    def _keep_groups(self) -> None:
+        """Now and then, bind again what is in groups: an idle queue expires, bindings and all."""
+
+        def keep() -> None:
+            self._keeping_groups = False
+            self._spawn(self._bind_all())
+            self._keep_groups()
+
+        if self._boxes.groups and not self._keeping_groups:
+            self._keeping_groups = True
+            self._later(self._renewal_interval, keep)
+
+    async def _bind_all(self) -> None:
+        session = self._link.session
+        if session is None:
+            return
+        for group, name in self._boxes.memberships:
+            try:
+                await self._bind_now(session, group, name)
+            except _ENDED:
+                return
+            except ChannelClosedByServer as err:
+                self._warn_groups("Cannot bind %s for group %s: %s", name, group, describe(err))
+
+    # Flush, and the end
+
+    async def flush(self) -> None:
+        """Empty all channels that this process used, in memory and on RabbitMQ."""
+        names = list(self._boxes.used)
+        memberships = self._boxes.clear()
+        session = await self._link.wait_session()
+        for group, name in memberships:
+            self._unbind(session, group, name).add_done_callback(retrieve)
+        protocol = session.connection.protocol
+        for name in names:
+            # A queue that is gone is as good as empty, and its error stays on this AMQP channel.
+            amqp_channel = protocol.open_channel()
+            try:
+                await amqp_channel.call(
+                    pamqp.commands.Queue.Purge(queue=queue_name(self._options.prefix, name))
+                )
+            except ChannelClosedByServer as err:
+                if err.reply_code != _NOT_FOUND:
+                    raise
+            finally:
+                amqp_channel.close()
+
+    async def close(self) -> None:
+        """Fetch no more, and give back what nobody here received."""
+        self._closed = True
+        self._boxes.fail_waiters(StopConsumer("the channel layer is closed"))
+        session = self._link.session
+        if session is not None and (self._fetchers or not self._boxes.unused):
+            with contextlib.suppress(asyncio.TimeoutError, *CONNECTION_ERRORS, ServerSentNack):
+                await in_time(self._give_back(session), _GIVE_BACK_TIMEOUT)
+        self.stop()
+        self.cancel()
+
+    async def _give_back(self, session: Session) -> None:
+        """Publish what is held again, to the end of its queue; a requeued one would be dropped."""
+        stopping = [f.stop() for f in self._fetchers.values() if f.consuming]
+        if stopping:
+            await asyncio.wait(stopping)
+        if session.blocked is not None:
+            return
+        for name, delivery in self._boxes.take_all(self._loop.time()):
+            await self._ensure(session, name)
+            queue = queue_name(self._options.prefix, name)
+            await session.publish_mandatory("", queue, delivery.body)
+
+    def stop(self) -> None:
+        """The loop has ended: touch nothing any more. On any thread."""
+        self._closed = self._stopped = True
+        for timer in list(self._timers):
+            timer.cancel()
+
+    def cancel(self) -> None:
+        """Cancel all that is still under way."""
+        for task in self._tasks | set(self._declaring.values()):
+            task.cancel()
+
+    # Small things
+
+    def _note_use(self, name: str) -> None:
+        self._boxes.note_use(name, self._loop.time(), 3 * self._options.expiry + 60)
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _later(self, delay: float, callback: Callable[[], None]) -> None:
+        def run() -> None:
+            self._timers.discard(timer)
+            if not self._closed:
+                callback()
+
+        timer = self._loop.call_later(delay, run)
+        self._timers.add(timer)
