@@ -6,8 +6,8 @@ Wake-ups of either loop are coalesced: many calls under way cost few.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -18,6 +18,9 @@ from .errors import HomeEnded
 from .passing import is_abandoned
 
 _T = TypeVar("_T")
+_A = TypeVar("_A")
+
+logger = logging.getLogger(__name__)
 
 #: Seconds between looks whether the home loop still runs, and the caller still waits, while
 #: calls are under way.
@@ -65,12 +68,6 @@ class _Call(Generic[_T]):
         self.error: BaseException | None = None
         self.result: _T | None = None
 
-    def return_result(self) -> None:
-        """Nobody takes the result any more."""
-        if self.error is None and self.give_back is not None:
-            # There is a result, of the call's type, unless there is an error.
-            self.give_back(self.result)  # type: ignore[arg-type]
-
 
 class _Guest:
     """A loop that calls: its results, delivered with one wake-up for many."""
@@ -106,7 +103,7 @@ class _Guest:
             self._bridge.leave(self, call)
             waiter = call.waiter
             if waiter.done() or self.loop.is_closed():
-                call.return_result()
+                self._bridge.give_back(call)
             elif call.error is not None:
                 waiter.set_exception(call.error)
             else:
@@ -152,7 +149,8 @@ class Bridge:
         #: The loops with calls under way.
         self._guests: dict[asyncio.AbstractEventLoop, _Guest] = {}
         self._sweep_at = _SWEEP_AT
-        self._calls: deque[_Call[Any]] = deque()
+        #: What the home loop is to do, in order.
+        self._queue: deque[Callable[[], None]] = deque()
         self._waking = False
         #: The home loop has ended: no call is begun any more.
         self.ended = False
@@ -181,7 +179,7 @@ class Bridge:
             if waiter.cancelled():
                 self.tell(self._cancel, call)
             elif waiter.exception() is None:  # the result is here, but who asked is cancelled
-                call.return_result()
+                self.give_back(call)
             raise
         finally:
             # An exception has this frame in its traceback; without a way from here to the
@@ -194,30 +192,35 @@ class Bridge:
         start: Callable[[], Coroutine[Any, Any, _T]],
         give_back: Callable[[_T], None] | None,
     ) -> _Call[_T]:
+        abandoned: list[_Call[Any]] = []
         with self._lock:
             if self.ended:
                 raise HomeEnded(started=False)
             guest = self._guests.get(loop)
             if guest is None:
                 if len(self._guests) >= self._sweep_at:
-                    self._sweep()
+                    abandoned = self._sweep()
                 guest = self._guests[loop] = _Guest(loop, self)
             call = _Call(guest, start, give_back)
             guest.pending.add(call)
-            self._calls.append(call)
         guest.watch()
+        self.tell(self._start, call)
+        for other in abandoned:
+            self.tell(self._cancel, other)
+        return call
+
+    def tell(self, callback: Callable[[_A], None], argument: _A) -> None:
+        """Run a callback on the home loop, after all that was asked for before; from any thread.
+
+        Nothing happens if the loop is closed.
+        """
+        self._queue.append(partial(callback, argument))
         if not self._waking:
             self._waking = True
             try:
-                self.loop.call_soon_threadsafe(self._start_calls)
-            except RuntimeError:  # the home loop is closed
+                self.loop.call_soon_threadsafe(self._run_queue)
+            except RuntimeError:
                 self.end()
-        return call
-
-    def tell(self, callback: Callable[[Any], None], argument: object = None) -> None:
-        """Run a callback on the home loop, some time soon; not at all if it is closed."""
-        with contextlib.suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(callback, argument)
 
     def leave(self, guest: _Guest, call: _Call[Any]) -> None:
         """A call has its result."""
@@ -226,31 +229,32 @@ class Bridge:
             if not guest.pending and self._guests.get(guest.loop) is guest:
                 del self._guests[guest.loop]
 
-    def _sweep(self) -> None:
-        """Drop the calls of loops that were closed over them; the lock is held."""
-        for loop, guest in list(self._guests.items()):
-            if loop.is_closed():
-                del self._guests[loop]
-                for call in guest.pending:
-                    self.tell(self._cancel, call)
+    def _sweep(self) -> list[_Call[Any]]:
+        """Forget loops that were closed over their calls; give the calls. The lock is held."""
+        closed = [guest for loop, guest in self._guests.items() if loop.is_closed()]
+        for guest in closed:
+            del self._guests[guest.loop]
         self._sweep_at = _SWEEP_AT + 2 * len(self._guests)
+        return [call for guest in closed for call in guest.pending]
 
     # On the home loop
 
-    def _start_calls(self) -> None:
+    def _run_queue(self) -> None:
         self._waking = False
-        calls = self._calls
-        while calls:
-            call = calls.popleft()
-            with self._lock:
-                if call.finished:
-                    continue  # it failed, and is perhaps repeated elsewhere
-                call.started = not call.cancelled
-            if call.started:
-                call.task = call.context.run(self.loop.create_task, call.start())
-                call.task.add_done_callback(partial(self._task_done, call))
-            else:
-                self._finish(call, None)
+        queue = self._queue
+        while queue:
+            try:
+                queue.popleft()()
+            except Exception:
+                logger.exception("A bug in channels_rabbitmq")
+
+    def _start(self, call: _Call[Any]) -> None:
+        with self._lock:
+            if call.finished:
+                return  # it failed, and is perhaps repeated elsewhere
+            call.started = True
+        call.task = call.context.run(self.loop.create_task, call.start())
+        call.task.add_done_callback(partial(self._task_done, call))
 
     def _task_done(self, call: _Call[Any], task: asyncio.Task[Any]) -> None:
         if task.cancelled() and not call.cancelled:
@@ -258,13 +262,24 @@ class Bridge:
             self.end()
         else:
             self._finish(call, task)
+            if call.cancelled:
+                self.give_back(call)
 
     def _cancel(self, call: _Call[Any]) -> None:
         call.cancelled = True
         if call.task is not None:
             call.task.cancel()
+        elif call.finished:
+            self.give_back(call)
 
     # On any thread
+
+    def give_back(self, call: _Call[Any]) -> None:
+        """Nobody takes the result of a call any more. It is given back once."""
+        with self._lock:
+            give_back, call.give_back = call.give_back, None
+        if call.error is None and give_back is not None:
+            give_back(call.result)
 
     def _finish(self, call: _Call[Any], task: asyncio.Task[Any] | None) -> None:
         """A call ends as its task did; None is one that was not begun."""
@@ -276,8 +291,8 @@ class Bridge:
         with self._lock:
             if call.finished:
                 return
+            call.error, call.result = error, result
             call.finished = True
-        call.error, call.result = error, result
         call.task = None
         call.guest.finish(call)
 

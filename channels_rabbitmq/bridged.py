@@ -253,8 +253,8 @@ class BridgedConsumer:
             raise ConnectionClosed("the connection is closed") from None
 
     def _tell(self, operation: Callable[[Consumer], None]) -> None:
-        def tell(_: object) -> None:
-            if self._consumer is not None:
-                operation(self._consumer)
+        def tell(bridged: BridgedConsumer) -> None:
+            if bridged._consumer is not None:
+                operation(bridged._consumer)
 
-        self._bridge.tell(tell)
+        self._bridge.tell(tell, self)

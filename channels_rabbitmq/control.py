@@ -259,10 +259,16 @@ class Control:
             self._handle_answer(sender, message)
 
     def _handle_question(self, sender: str, message: Message) -> None:
-        texts = [message.get(key) for key in ("what", "group", "channel", "id")]
-        question = Question(*(text for text in texts if isinstance(text, str)))
-        if question.id != message.get("id"):
+        what, group = message.get("what"), message.get("group")
+        channel, question_id = message.get("channel"), message.get("id")
+        if not (
+            isinstance(what, str)
+            and isinstance(group, str)
+            and isinstance(channel, str)
+            and isinstance(question_id, str)
+        ):
             return  # not ours, or from a version to come
+        question = Question(what, group, channel, question_id)
         self._known.add(sender)
         if question.id not in self._served:
             self._remember(question)

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Generator, Sequence
 from functools import partial
 from typing import ClassVar
 
+from channels import exceptions
 from channels.layers import BaseChannelLayer
 
 from .amqp.connection import Connection
@@ -39,6 +40,10 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
     MAX_NAME_LENGTH = MAX_LENGTH
 
     extensions: ClassVar[list[str]] = ["groups", "flush"]
+
+    #: The exceptions that the specification wants to be found here.
+    ChannelFull: ClassVar[type[Exception]] = exceptions.ChannelFull
+    MessageTooLarge: ClassVar[type[Exception]] = exceptions.MessageTooLarge
 
     def __init__(self, host: str | Sequence[str] = DEFAULT_HOST, **config: object) -> None:
         self.options = Options.from_config({"host": host, **config})

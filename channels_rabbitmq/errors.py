@@ -75,7 +75,7 @@ def describe(error: BaseException) -> str:
     """One line about a connection error, for a log: never a payload, never a password."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS: {error.verify_message}"
-    if isinstance(error, asyncio.TimeoutError):
+    if isinstance(error, (TimeoutError, asyncio.TimeoutError)):  # two before Python 3.11
         return "no answer in time"
     text = " ".join(str(error).split())
     return text or type(error).__name__

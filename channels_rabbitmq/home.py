@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import contextvars
 import os
+import sys
 import threading
 import weakref
 from collections import deque
@@ -40,6 +41,10 @@ _T = TypeVar("_T")
 
 #: Seconds for taking leave of RabbitMQ when the interpreter exits.
 _EXIT_TIMEOUT = 2.0
+
+#: Seconds after the end of home before it moves where nobody calls at the time. Loops often end
+#: together: this one may be on its last turns, and the link would be left behind on it.
+_MOVE_DELAY = 0.05
 
 #: Every home of the process, for what concerns them all: exit and fork.
 _homes: weakref.WeakSet[Home] = weakref.WeakSet()
@@ -77,8 +82,11 @@ class Home:
         self._memory = Memory(self._options, self.codec.decode)
         #: Changed under the lock; None while there is no home.
         self._residence: _Residence | None = None
-        #: Lasting loops that called over the bridge: the first to be home next.
-        self._guests: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+        #: The tasks that have channels, or may have, by lasting loop: the next home is one of
+        #: these. Loops are added under the lock, tasks on their own loop.
+        self._readers: weakref.WeakKeyDictionary[
+            asyncio.AbstractEventLoop, weakref.WeakSet[asyncio.Task[Any]]
+        ] = weakref.WeakKeyDictionary()
         #: Whether nothing but sending has happened here: the process has no channels.
         self._only_sent = True
         #: What the hub is to do; the next one, if there is none just now.
@@ -167,6 +175,7 @@ class Home:
                 residence = self._settle(loop)
             if repeat:
                 self._only_sent = False
+                self._note_reader(loop)
             try:
                 if residence.loop is loop:
                     return await method(residence.hub)
@@ -181,7 +190,11 @@ class Home:
             return
         self._posted.append(action)
         residence = self._residence
-        if residence is not None:
+        if residence is None:
+            return
+        if residence.loop is _running_loop():
+            self._do_posted(residence.hub)
+        else:
             residence.bridge.tell(self._do_posted, residence.hub)
 
     def _do_posted(self, hub: Hub) -> None:
@@ -198,8 +211,6 @@ class Home:
         with self._lock:
             self.require_open()
             passing = is_passing(loop)
-            if not passing:
-                self._guests.add(loop)
             residence = self._residence
             if residence is not None and not self._stays(residence, passing):
                 self._retire(residence)
@@ -256,19 +267,31 @@ class Home:
             if residence is None or residence.hub is not hub:
                 return
             self._retire(residence)
-            if self._closed:
-                return
-            guests = [loop for loop in self._guests if loop is not residence.loop]
-        for loop in guests:
-            if loop.is_running():
-                # It may have channels, whose messages should go on arriving.
+            loops = [] if self._closed else list(self._readers)
+        for loop in loops:
+            if loop is not residence.loop and loop.is_running():
                 with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(self._move_to, loop)
-                    return
+                    loop.call_soon_threadsafe(loop.call_later, _MOVE_DELAY, self._move_to, loop)
+
+    def _note_reader(self, loop: asyncio.AbstractEventLoop) -> None:
+        task = asyncio.current_task(loop)
+        if task is None or is_passing(loop):
+            return
+        readers = self._readers.get(loop)
+        if readers is None:
+            with self._lock:
+                readers = self._readers[loop] = weakref.WeakSet()
+        readers.add(task)
 
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
-        with contextlib.suppress(StopConsumer):
-            self._settle(loop)
+        """Home has ended: go on here, if there is someone for whom messages should arrive.
+
+        Those who wait for one have seen to it already; this is for those who do not just now.
+        """
+        tasks = self._readers.get(loop, ())
+        if self._residence is None and any(map(_goes_on, tasks)):
+            with contextlib.suppress(StopConsumer):
+                self._settle(loop)
 
     def _retire(self, residence: _Residence) -> None:
         """Home is over; the lock is held. Whoever waits over the bridge tries again."""
@@ -316,7 +339,8 @@ class Home:
         if residence.thread is not None:
             residence.thread.stop()
         elif residence.loop.is_running():
-            residence.bridge.tell(lambda _: residence.hub.link.cancel())
+            with contextlib.suppress(RuntimeError):
+                residence.loop.call_soon_threadsafe(residence.hub.link.cancel)
         else:
             residence.hub.link.cut()
 
@@ -332,6 +356,18 @@ class Home:
             self._residence.hub.link.disown()
         _inherited.append((self._residence, self._memory))
         self._begin()
+
+
+def _goes_on(task: asyncio.Task[Any]) -> bool:
+    """Whether a task is alive, and is not being cancelled (which Python 3.10 does not tell)."""
+    return not (task.done() or (sys.version_info >= (3, 11) and task.cancelling()))
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _exit() -> None:

@@ -15,6 +15,7 @@ from channels.exceptions import StopConsumer
 
 from .amqp.addresses import resolve
 from .amqp.connection import Connection
+from .amqp.futures import in_time
 from .errors import CONNECTION_ERRORS, HomeEnded, describe
 from .lifecycle import Lifecycle, State
 from .options import Endpoint, Options
@@ -79,7 +80,8 @@ class Link:
         #: The connection being set up or used.
         self._connection: Connection | None = None
         self._cut = False
-        self._warn = RateLimitedWarning(logger)
+        self._warn_failed = RateLimitedWarning(logger)
+        self._warn_lost = RateLimitedWarning(logger)
         self._task = self._loop.create_task(self._run())
 
     def __repr__(self) -> str:
@@ -166,8 +168,7 @@ class Link:
         connection = self._connection
         if connection is not None and connection.connecting_or_open:
             connection.protocol.close()
-            with contextlib.suppress(*CONNECTION_ERRORS):
-                await asyncio.wait_for(asyncio.shield(connection.closed), _LEAVE_TIMEOUT)
+            await asyncio.wait({connection.protocol.closed}, timeout=_LEAVE_TIMEOUT)
             connection.protocol.abort()
 
     async def _connect_and_use(self) -> None:
@@ -183,11 +184,9 @@ class Link:
                 connection.protocol.abort()
                 failures.append(f"{endpoint}: {describe(err)}")
             else:
-                # Before Python 3.12, asyncio.wait_for() may have lost the cancellation.
-                if self._lifecycle.state is State.CONNECTING:
-                    await self._use(session)
+                await self._use(session)
                 return
-        self._warn("Cannot connect to RabbitMQ; will try again. %s", "; ".join(failures))
+        self._warn_failed("Cannot connect to RabbitMQ; will try again. %s", "; ".join(failures))
 
     async def _use(self, session: Session) -> None:
         """Offer the session until it ends, then tear its connection down."""
@@ -208,7 +207,7 @@ class Link:
             if reason is None:
                 logger.info("The connection to RabbitMQ was closed; connecting again")
             else:
-                self._warn("Lost RabbitMQ; connecting again. %s", describe(reason))
+                self._warn_lost("Lost RabbitMQ; connecting again. %s", describe(reason))
         protocol = session.connection.protocol
         protocol.close()
         with contextlib.suppress(*CONNECTION_ERRORS):
@@ -220,7 +219,7 @@ class Link:
         failures = []
         for endpoint in self._options.endpoints:
             try:
-                addresses = await asyncio.wait_for(
+                addresses = await in_time(
                     resolve(endpoint.host, endpoint.port), endpoint.connect_timeout
                 )
             except (OSError, asyncio.TimeoutError) as err:

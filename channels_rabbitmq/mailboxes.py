@@ -330,6 +330,9 @@ class Mailboxes:
     def take_over(self, other: Mailboxes) -> None:
         """Take the messages and groups of another, and leave it only those who wait."""
         self._held, other._held = other._held, {}
+        for delivery in self._held:
+            # Its connection ends, and belongs to another thread perhaps: nothing to acknowledge.
+            delivery.source = NOWHERE
         self._groups, other._groups = other._groups, {}
         self._memberships, other._memberships = other._memberships, Counter()
         for box in other._boxes.values():

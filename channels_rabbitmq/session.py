@@ -13,7 +13,7 @@ from carehare import ChannelClosedByServer, ConnectionClosed
 from .amqp.channel import Channel
 from .amqp.connection import Connection
 from .amqp.frames import Method
-from .amqp.futures import retrieve
+from .amqp.futures import in_time, retrieve
 from .errors import NotConnected
 from .options import Options
 
@@ -63,6 +63,9 @@ class Session:
         self._loop = self._protocol.loop
         #: Done once the session is of no more use; gives why, or None if the user closed it.
         self.ended: asyncio.Future[Exception | None] = self._loop.create_future()
+        # Before the first channel: if the connection has just ended, that raises.
+        self._watch: asyncio.TimerHandle | None = None
+        self._verify_timer: asyncio.TimerHandle | None = None
         self._protocol.closed.add_done_callback(self._connection_closed)
         self._publisher = self._open_channel(confirm=True)
         #: For what may come back. Opened when it is first used.
@@ -71,8 +74,6 @@ class Session:
         self._consumer = self._open_channel(on_delivery=self._deliver)
         #: The groups that are bound, or on the way to it; the future is done once it is so.
         self._bindings: dict[str, asyncio.Future[Method]] = {}
-        self._watch: asyncio.TimerHandle | None = None
-        self._verify_timer: asyncio.TimerHandle | None = None
 
     def _open_channel(
         self,
@@ -115,7 +116,7 @@ class Session:
 
     async def _in_time(self, answer: asyncio.Future[_T]) -> _T:
         """Wait for an answer; a server that gives none is none to stay with."""
-        return await asyncio.wait_for(answer, _START_TIMEOUT)
+        return await in_time(answer, _START_TIMEOUT)
 
     async def _declare_exchange(self) -> None:
         """Make the groups exchange as version 4.0.1 does; one that is there is used as it is."""

@@ -42,8 +42,6 @@ _GIVE_BACK_TIMEOUT = 2.0
 #: At so many fetchers, those that do not consume are closed: AMQP channels are limited.
 _MANY_FETCHERS = 256
 
-_CONSUMER_TAG = "channels_rabbitmq"
-
 _NOT_FOUND = 404
 _PRECONDITION_FAILED = 406
 
@@ -51,35 +49,56 @@ _ENDED = (ConnectionClosed, ChannelClosed)
 
 
 class _Fetcher:
-    """The consumer of one channel's queue, on an AMQP channel of its own."""
+    """The consumer of one channel's queue, on an AMQP channel of its own.
+
+    RabbitMQ (3.10 at least) closes the whole connection when a consumer is cancelled before its
+    ``basic.consume-ok``, or when its tag is used again right after; here neither is done.
+    """
 
     def __init__(self, amqp_channel: Channel, queue: str) -> None:
         self.amqp_channel = amqp_channel
         self._queue = queue
-        #: Whether RabbitMQ was told to send messages.
-        self.consuming = False
-        self._call(pamqp.commands.Basic.Qos(prefetch_count=1))
+        self._wanted = False
+        #: Whether RabbitMQ was told to send messages, and not told to stop.
+        self._consuming = False
+        #: Numbers the consumers, for their tags.
+        self._consumers = 0
+        #: To what was sent last.
+        self._reply = self._call(pamqp.commands.Basic.Qos(prefetch_count=1))
+
+    def want(self, wanted: bool) -> None:
+        """Have RabbitMQ send messages, one at a time, or have it stop."""
+        self._wanted = wanted
+        self._follow()
 
     @property
     def idle(self) -> bool:
         """Whether nothing is on its way from RabbitMQ."""
-        return not self.consuming and self._reply.done()
+        return not self._consuming and self._reply.done()
 
-    def start(self) -> None:
-        """Ask for messages."""
-        self.consuming = True
-        self._call(pamqp.commands.Basic.Consume(queue=self._queue, consumer_tag=_CONSUMER_TAG))
+    async def stopped(self) -> None:
+        """Wait until nothing more comes, after ``want(False)``."""
+        while not self.idle and self.amqp_channel.open:
+            await asyncio.wait({self._reply})
 
-    def stop(self) -> asyncio.Future[Method]:
-        """Ask for no more; once done, none is on its way."""
-        self.consuming = False
-        return self._call(pamqp.commands.Basic.Cancel(consumer_tag=_CONSUMER_TAG))
+    def _follow(self) -> None:
+        if self._wanted == self._consuming or not self.amqp_channel.open:
+            return
+        if self._wanted:
+            self._consumers += 1
+            self._consuming = True
+            self._reply = self._call(
+                pamqp.commands.Basic.Consume(queue=self._queue, consumer_tag=str(self._consumers))
+            )
+            self._reply.add_done_callback(lambda _: self._follow())
+        elif self._reply.done():
+            self._consuming = False
+            self._reply = self._call(pamqp.commands.Basic.Cancel(consumer_tag=str(self._consumers)))
 
     def _call(self, method: Method) -> asyncio.Future[Method]:
         # An error ends the AMQP channel, which is handled there.
         reply = self.amqp_channel.call(method)
         reply.add_done_callback(retrieve)
-        self._reply = reply
         return reply
 
 
@@ -269,10 +288,8 @@ class WorkQueues:
             if wanted and name not in self._starting:
                 self._starting.add(name)
                 self._spawn(self._start(session, name))
-        elif wanted and not fetcher.consuming:
-            fetcher.start()
-        elif not wanted and fetcher.consuming:
-            fetcher.stop()
+        else:
+            fetcher.want(wanted)
 
     async def _start(self, session: Session, name: str) -> None:
         retry = None
@@ -320,10 +337,10 @@ class WorkQueues:
         if fetcher is None or self._stopped:
             return
         message = None if redelivered else self._decode(name, body)
-        if message is not None and fetcher.consuming:
+        if message is not None:
             waiting = sum(not waiter.done() for waiter in self._boxes.box(name).waiters)
             if waiting <= 1:
-                fetcher.stop()  # ahead of the acknowledgement, which would bring the next one
+                fetcher.want(False)  # ahead of the acknowledgement, which would bring the next one
         fetcher.amqp_channel.ack(tag)
         if message is not None:
             self._boxes.hold(name, message, body, self._loop.time())
@@ -476,9 +493,10 @@ class WorkQueues:
 
     async def _give_back(self, session: Session) -> None:
         """Publish what is held again, to the end of its queue; a requeued one would be dropped."""
-        stopping = [f.stop() for f in self._fetchers.values() if f.consuming]
-        if stopping:
-            await asyncio.wait(stopping)
+        for fetcher in self._fetchers.values():
+            fetcher.want(False)
+        for fetcher in list(self._fetchers.values()):
+            await fetcher.stopped()
         if session.blocked is not None:
             return
         for name, delivery in self._boxes.take_all(self._loop.time()):

@@ -58,8 +58,8 @@ trap stop_ticker EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# try NAME TITLE COMMAND...: run a step; returns the command's status. Its log is .logs/NAME.log.
-try() {
+# run NAME TITLE COMMAND...: run a step into .logs/NAME.log; returns the command's status.
+run() {
     log=$logs/$1.log
     printf '==> %s\n' "$2"
     shift 2
@@ -71,12 +71,16 @@ try() {
     "$@" >"$log" 2>&1 </dev/null || status=$?
     stop_ticker
     took=$(($(date +%s) - began))
-    if [ "$status" != 0 ]; then
-        sed 's/^/    | /' "$log"
-        printf '    failed after %s s (status %s); the log is %s\n' "$took" "$status" "$log"
-    elif [ "$took" -ge 2 ]; then
-        printf '    done in %s s\n' "$took"
-    fi
+    if [ "$took" -ge 2 ]; then printf '    %s s\n' "$took"; fi
+    return "$status"
+}
+
+# try NAME TITLE COMMAND...: the same, and show the log if it fails.
+try() {
+    run "$@" && return
+    status=$?
+    sed 's/^/    | /' "$log"
+    printf '    failed (status %s); the log is %s\n' "$status" "$log"
     return "$status"
 }
 
@@ -99,6 +103,7 @@ as_root() {
 
 # The packages of this system that have WHAT, the first argument of need(). Nothing if none does.
 package_of() {
+    [ "$manager" != none ] || return 0
     case $manager:$1 in
         apt-get:rabbitmq | dnf:rabbitmq | apk:rabbitmq) echo rabbitmq-server ;;
         brew:rabbitmq) echo rabbitmq ;;
@@ -144,7 +149,7 @@ want() {
     "$@" >/dev/null 2>&1 && return
     find_manager
     packages=$(package_of "$what")
-    [ -n "$packages" ] && [ "$manager" != none ] || return 1
+    [ -n "$packages" ] || return 1
     # A package whose service may not start here counts as failed, yet has all that we need of it.
     # shellcheck disable=SC2086
     try "install-$what" "Installing $title ($packages, with $manager)" install_now $packages || :
@@ -256,30 +261,19 @@ find_environments() {
     done
 }
 
-# count WORD FILE: N of the "N WORD" in pytest's closing line, else 0.
-count() {
-    grep -E '(passed|failed|errors?|skipped).* in [0-9.]+s' "$2" | tail -n 1 |
-        grep -oE "[0-9]+ $1" | cut -d ' ' -f 1 | grep . || echo 0
-}
-
+# Run tox environments, two at a time: tests mostly wait. The last line adds up all tests.
 run_tox() {
-    passed=0 failed=0 skipped=0 trouble=
-    for name in "$@"; do
-        status=0
-        try "tox-$name" "tox: $name" "$venv/bin/tox" run --colored no \
-            ${pythons:+--discover $pythons} -e "$name" || status=$?
-        ok=$(count passed "$log")
-        bad=$(($(count failed "$log") + $(count 'errors?' "$log")))
-        skipped=$((skipped + $(count skipped "$log")))
-        if [ "$ok$bad" = 00 ] && [ "$status" = 0 ]; then ok=1; fi # a check without tests, such as lint
-        if [ "$bad" = 0 ] && [ "$status" != 0 ]; then bad=1; fi
-        passed=$((passed + ok)) failed=$((failed + bad))
-        grep -E '(passed|failed|errors?|skipped).* in [0-9.]+s' "$log" | tail -n 1 | sed 's/^/    /'
-        [ "$status" = 0 ] || trouble="$trouble $name"
-    done
-    [ -z "$trouble" ] || printf '\nFailed:%s (logs in %s)\n' "$trouble" "$logs"
-    printf '\n%s passed, %s failed, %s skipped\n' "$passed" "$failed" "$skipped"
-    [ -z "$trouble" ]
+    rm -f "$logs/tox.json"
+    names=$(echo "$@" | tr ' ' ',')
+    # shellcheck disable=SC2086
+    run tox "tox: $*" "$venv/bin/tox" run-parallel --parallel 2 --parallel-live \
+        --parallel-no-spinner --colored no --result-json "$logs/tox.json" \
+        ${pythons:+--discover $pythons} -e "$names" || :
+    [ -s "$logs/tox.json" ] || {
+        cat "$logs/tox.log"
+        die "tox did not get to the tests."
+    }
+    "$venv/bin/python" -m devtools.summary "$logs/tox.json"
 }
 
 # --- Commands ----------------------------------------------------------------------------------------

@@ -28,6 +28,9 @@ from devtools.broker import GUARD, HOST, free_port
 
 _READY_TIMEOUT = 60.0
 
+#: Where a server's program may be besides the directories in ``PATH``.
+_SYSTEM_DIRECTORIES = ("/usr/sbin", "/usr/local/sbin")
+
 
 class ServerError(Exception):
     """The server is not installed or does not start. The text says what to do, or why."""
@@ -56,6 +59,7 @@ class _Server:
         """
         if self._process is not None:
             raise ServerError(f"{self.name} runs already")
+        self._program()  # before anything is made for it
         directory = Path(tempfile.mkdtemp(prefix=f"{self.package}-private-"))
         # Ends the server and removes the directory when told to, or when this process is gone.
         guard = subprocess.Popen(
@@ -157,7 +161,7 @@ class RedisServer(_Server):
         return f"redis://{HOST}:{self.port}"
 
     def _program(self) -> str:
-        return _find("redis-server", self.package, ["/usr/sbin"])
+        return _find("redis-server", self.package, _SYSTEM_DIRECTORIES)
 
     def _prepare(self, directory: Path) -> Sequence[str]:
         return [

@@ -6,9 +6,11 @@ import asyncio
 import json
 import os
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).parent.parent
 
@@ -17,6 +19,8 @@ import asyncio, json, logging, os, signal, sys
 from django.conf import settings
 settings.configure()
 logging.basicConfig(level="WARNING", stream=sys.stderr)
+# A machine that is busy with other tests is slow, and says so.
+logging.getLogger("asyncio").setLevel("ERROR")
 from channels_rabbitmq.core import RabbitmqChannelLayer
 
 def tell(value):
@@ -36,18 +40,21 @@ layer = RabbitmqChannelLayer(**CONFIG)
 class Process:
     """A process that runs an ``async def main()`` with a layer; both sides talk JSON."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, errors: IO[bytes]) -> None:
         self._process = process
+        self._errors = errors
         self.pid = process.pid
-        #: What it wrote to stderr; complete once :meth:`end` has returned.
-        self.log = ""
+
+    @property
+    def log(self) -> str:
+        """What it wrote to stderr so far."""
+        return os.pread(self._errors.fileno(), 1_000_000, 0).decode()
 
     async def hear(self, timeout: float = 20) -> object:
         """Wait for the next thing that it tells."""
         assert self._process.stdout is not None
         line = await asyncio.wait_for(self._process.stdout.readline(), timeout)
         if not line:
-            await self.end()
             raise AssertionError(f"the process ended:\n{self.log}")
         return json.loads(line)
 
@@ -64,31 +71,29 @@ class Process:
         """Close its stdin, wait for its end, and give its exit code."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        _, errors = await asyncio.wait_for(self._process.communicate(), timeout)
-        self.log += errors.decode()
-        assert self._process.returncode is not None
-        return self._process.returncode
+        return await asyncio.wait_for(self._process.wait(), timeout)
 
 
 @asynccontextmanager
 async def running(code: str, **config: object) -> AsyncIterator[Process]:
     """Run a process whose code defines ``async def main()``; ``config`` is its layer's."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-X",
-        "dev",
-        "-c",
-        f"{_PROLOGUE}\n{code}\nasyncio.run(main())\n",
-        json.dumps(config),
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield Process(process)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
+    with tempfile.TemporaryFile() as errors:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-X",
+            "dev",
+            "-c",
+            f"{_PROLOGUE}\n{code}\nasyncio.run(main())\n",
+            json.dumps(config),
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+        )
+        try:
+            yield Process(process, errors)
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()

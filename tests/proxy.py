@@ -27,6 +27,8 @@ class Proxy:
         self._pumps: set[asyncio.Task[None]] = set()
         #: The sockets of clients, each with the one to the broker.
         self._pairs: dict[asyncio.StreamWriter, asyncio.StreamWriter] = {}
+        #: Those to the broker that outlived their clients.
+        self._lingering: set[asyncio.StreamWriter] = set()
         self._flows = asyncio.Event()
         self._flows.set()
         #: Connections taken since the start.
@@ -61,9 +63,17 @@ class Proxy:
     def cut(self, *, broker_notices: bool = True) -> None:
         """End every connection without a word; the broker need not notice."""
         for client, upstream in list(self._pairs.items()):
+            if not broker_notices:
+                self._lingering.add(upstream)
             client.transport.abort()
             if broker_notices:
                 upstream.transport.abort()
+
+    def release(self) -> None:
+        """Let the broker notice what it had not."""
+        for upstream in self._lingering:
+            upstream.transport.abort()
+        self._lingering.clear()
 
     def freeze(self) -> None:
         """Forward nothing any more, in either direction, in new connections too."""
@@ -94,7 +104,8 @@ class Proxy:
             self._pumps -= {up, down}
             self._pairs.pop(writer, None)
             writer.transport.abort()
-            upstream.transport.abort()
+            if upstream not in self._lingering:
+                upstream.transport.abort()
 
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_up: bool
@@ -106,8 +117,7 @@ class Proxy:
                 await self._flows.wait()
                 writer.write(data)
                 await writer.drain()
-        # The side that ends first ends the other, unless that one is to linger.
-        if not is_up or not reader.exception():
+        if writer not in self._lingering:
             writer.close()
 
     async def __aenter__(self) -> Proxy:
@@ -123,6 +133,7 @@ class Proxy:
         await self.refuse()
         self.thaw()
         self.cut()
+        self.release()
         for pump in list(self._pumps):
             pump.cancel()
         while self._pumps or self._pairs:

@@ -81,4 +81,3 @@ async def memory_alarm(broker: Broker) -> AsyncIterator[None]:
         yield
     finally:
         await ctl(broker, "set_vm_memory_high_watermark", "0.6")
-

@@ -38,12 +38,13 @@ class Acks:
         top = self._top
         held = self._held
         for tag in done:
-            if tag <= top:
-                held.pop(tag, None)
-            else:
-                for passed_over in range(top + 1, tag):
-                    held[passed_over] = None
+            if tag == top + 1:
                 top = tag
+            elif tag > top:
+                held.update(dict.fromkeys(range(top + 1, tag)))
+                top = tag
+            else:
+                held.pop(tag, None)
         self._top = top
         run = bisect(done, next(iter(held), top))
         frames = [encode_ack(self._channel, tag, False) for tag in done[run:]]

@@ -25,7 +25,7 @@ from .addresses import connect, resolve
 from .channel import Channel
 from .consumer import Consumer
 from .frames import FRAME_OVERHEAD, NO_PROPERTIES, Method
-from .futures import follow
+from .futures import follow, in_time
 from .protocol import Protocol
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Connection(carehare.Connection):
         :class:`carehare.ConnectionClosedByServer` (wrong password, no such virtual host), or
         :class:`carehare.BadBytesFromServer`.
         """
-        await asyncio.wait_for(self._connect(), self._endpoint.connect_timeout)
+        await in_time(self._connect(), self._endpoint.connect_timeout)
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()

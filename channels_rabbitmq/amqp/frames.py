@@ -9,7 +9,7 @@ Reference: AMQP 0-9-1 specification, section 4.2; RabbitMQ's ``amqp0-9-1.extende
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import pamqp.base
 import pamqp.commands
@@ -204,19 +204,18 @@ class Decoder:
     def _handle_frames(self, data: bytes) -> int:
         """Handle all whole frames of ``data``; give the offset of what is left."""
         handler = self._handler
+        contents = self._contents
         size_max = self.frame_max - FRAME_OVERHEAD
         end = len(data)
         at = 0
         while end - at >= _HEADER_SIZE:
             kind, channel, size = _frame_header.unpack_from(data, at)
-            if kind not in _KINDS:
-                raise BadBytesFromServer("a frame of an unknown type; is that an AMQP port?")
-            if size > size_max:
-                raise BadBytesFromServer("a frame is larger than was negotiated")
             after = at + size + FRAME_OVERHEAD
-            if after > end:
+            if after > end or size > size_max:
+                self._require_frame(kind, size)
                 break
             if data[after - 1] != _END:
+                self._require_frame(kind, size)
                 raise BadBytesFromServer("a frame does not end where its size says")
             if kind == _METHOD:
                 method_id = data[at + 7 : at + 11]
@@ -240,9 +239,10 @@ class Decoder:
                                 and kind3 == _CONTENT_BODY
                                 and channel3 == channel
                                 and done <= end
-                                and 14 <= size2 <= size_max >= size3
+                                and size3 <= size_max
+                                and (size2 == 14 or 14 < size2 <= size_max)
                                 and data[body_at - 1] == data[done - 1] == _END
-                                and channel not in self._contents
+                                and channel not in contents
                             ):
                                 handler.handle_delivery(
                                     channel,
@@ -262,21 +262,28 @@ class Decoder:
                 self._handle_content_header(channel, data, at, size)
             elif kind == _CONTENT_BODY:
                 self._handle_content_body(channel, data[at + 7 : after - 1])
+            else:
+                self._require_frame(kind, size)  # a heartbeat says nothing more
             at = after
         return at
 
+    def _require_frame(self, kind: int, size: int) -> None:
+        """Raise for what cannot be a frame, whole or not."""
+        if kind not in _KINDS:
+            raise BadBytesFromServer("a frame of an unknown type; is that an AMQP port?")
+        if size + FRAME_OVERHEAD > self.frame_max:
+            raise BadBytesFromServer("a frame is larger than was negotiated")
+
     def _handle_cold_method(self, channel: int, data: bytes) -> None:
-        method: object
         try:
             if data[7:11] in (_CHANNEL_CLOSE, _CONNECTION_CLOSE):
                 method = _decode_close(data)
             else:
-                _, _, method = pamqp.frame.unmarshal(data)
+                # Of a method frame pamqp makes nothing else.
+                method = cast("Method", pamqp.frame.unmarshal(data)[2])
         # pamqp lets whatever its decoding of hostile bytes raises escape.
         except Exception as err:
             raise BadBytesFromServer("a method that cannot be decoded") from err
-        if not isinstance(method, pamqp.base.Frame):
-            raise BadBytesFromServer("a method that cannot be decoded")
         if isinstance(method, _WITH_CONTENT):
             self._open_content(channel, _Content(method, 0, False))
         else:

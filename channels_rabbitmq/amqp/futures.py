@@ -22,7 +22,11 @@ def follow(future: asyncio.Future[T]) -> asyncio.Future[T]:
     may be handed out.
     """
     follower: asyncio.Future[T] = future.get_loop().create_future()
-    follower.add_done_callback(retrieve)
+
+    def detach(done: asyncio.Future[T]) -> None:
+        # Many may follow one future for long, such as each send() while RabbitMQ is away.
+        future.remove_done_callback(finish)
+        retrieve(done)
 
     def finish(done: asyncio.Future[T]) -> None:
         if follower.done():
@@ -33,6 +37,7 @@ def follow(future: asyncio.Future[T]) -> asyncio.Future[T]:
         else:
             follower.set_exception(error)
 
+    follower.add_done_callback(detach)
     if future.done():
         finish(future)
     else:

@@ -165,8 +165,8 @@ class Protocol(asyncio.Protocol):
 
     def forget(self, channel: Channel) -> None:
         """The channel's number is free again."""
-        if self._channels.pop(channel.number, None) is not None:
-            self._free_numbers.append(channel.number)
+        del self._channels[channel.number]
+        self._free_numbers.append(channel.number)
 
     def write(self, data: bytes) -> None:
         """Send bytes at the end of this turn of the loop."""

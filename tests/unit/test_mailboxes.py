@@ -101,6 +101,19 @@ def test_delivery_for_nobody_is_acknowledged() -> None:
     assert len(mailboxes) == 0
 
 
+def test_clear() -> None:
+    """clear() acknowledges all that is held, empties all groups, and names these."""
+    mailboxes, source = Mailboxes(10, 60), Source()
+    mailboxes.join("g", "a")
+    deliver(mailboxes, source, 1, "a", "b")
+    deliver(mailboxes, source, 2, "b")
+    assert mailboxes.clear() == ["g"]
+    assert source.acked == [1, 2]
+    assert len(mailboxes) == 0
+    assert not mailboxes.groups
+    assert mailboxes.join("g", "a")
+
+
 def test_first_join_and_last_leave_are_told() -> None:
     """join() and leave() say what RabbitMQ needs to know: whether the group begins or ends here."""
     mailboxes = Mailboxes(10, 60)
@@ -155,16 +168,6 @@ def test_fail_waiters() -> None:
     mailboxes.box("a").waiters += [waits, woken]
     mailboxes.fail_waiters(LookupError())
     assert (waits.state, woken.state) == ("LookupError", "woken")
-
-
-def test_forget_waiters() -> None:
-    """forget_waiters() leaves those of an ended event loop alone."""
-    mailboxes, source = Mailboxes(10, 60), Source()
-    waiter = Waiter()
-    mailboxes.box("a").waiters.append(waiter)
-    mailboxes.forget_waiters()
-    deliver(mailboxes, source, 1, "a")
-    assert waiter.state == "waits"
 
 
 def test_unused() -> None:
@@ -415,7 +418,8 @@ class MailboxesMachine(RuleBasedStateMachine):
             del self.queues[channel][:count]
             assert over or self.now - self.last_read.get(channel, -1e9) >= STUCK_AFTER
             in_use = any(
-                other != channel and (before[other] or any(other in m for m in self.members.values()))
+                other != channel
+                and (before[other] or any(other in m for m in self.members.values()))
                 for other in CHANNELS
             )
             assert over or in_use

@@ -517,6 +517,25 @@ async def test_user_calls_leave_channels_for_others() -> None:
         assert highest == 4
 
 
+async def test_idle_channel_that_the_server_closed() -> None:
+    """A call does not use a channel that the server closed meanwhile."""
+    numbers: list[int] = []
+
+    async def script(peer: Peer) -> None:
+        for _ in range(2):
+            numbers.append(await peer.accept_channel())
+            await peer.expect(pamqp.commands.Queue.Declare)
+            peer.send(1, pamqp.commands.Queue.DeclareOk("q", 0, 0))
+            peer.send(1, pamqp.commands.Channel.Close(541, "INTERNAL_ERROR", 0, 0))
+            await peer.expect(pamqp.commands.Channel.CloseOk)
+
+    async with connected(script) as connection:
+        for _ in range(2):
+            await connection.queue_declare("q")
+            await until(lambda: not connection.protocol._channels)
+        assert numbers == [1, 1]
+
+
 async def test_calls_without_a_channel() -> None:
     """When every channel is taken, a call fails and says so."""
 
@@ -680,6 +699,22 @@ async def test_socket_reset() -> None:
         assert isinstance(await settled(connection.closed), ConnectionError)
 
 
+async def test_cut() -> None:
+    """A connection can be cut from another thread, and both sides notice."""
+    gone = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.wait_eof()
+        gone.set()
+
+    async with connected(script) as connection:
+        await asyncio.to_thread(connection.cut)
+        assert isinstance(await settled(connection.closed), ConnectionError)
+        await asyncio.wait_for(gone.wait(), 10)
+        connection.cut()
+    Connection(endpoint(1)).cut()
+
+
 async def test_garbage_ends_the_connection() -> None:
     """Bytes that are not AMQP end the connection, and callers learn of it."""
 
@@ -810,6 +845,7 @@ async def test_failed_connection_can_be_closed() -> None:
     connection = Connection(endpoint(port))
     with pytest.raises(ConnectionRefusedError):
         await connection.connect()
+    connection.protocol.abort()
     with pytest.raises(ConnectionRefusedError):
         await asyncio.wait_for(connection.close(), 10)
 
@@ -900,6 +936,10 @@ async def test_uvloop_transports() -> None:
     protocol.connection_made(transport)  # type: ignore[arg-type]
     assert transport.written == b"AMQP\x00\x00\x09\x01"
     assert protocol.eof_received() is False
+    protocol.write_late(lambda: encode_ack(1, 1, False))
+    protocol.write_late(lambda: encode_ack(1, 2, False))
+    await asyncio.sleep(0)
+    assert transport.written.endswith(encode_ack(1, 1, False) + encode_ack(1, 2, False))
     protocol.abort()
     assert transport.aborted
     protocol.connection_lost(None)

@@ -1,0 +1,25 @@
+"""Point 2: a channel that is made, joined, sent to and received from in calls of their own."""
+
+from __future__ import annotations
+
+from asgiref.sync import async_to_sync
+
+from tests.anywhere.scripts.prelude import home_threads, layer, sockets
+
+channel = async_to_sync(layer.new_channel)()
+async_to_sync(layer.group_add)("room", channel)
+async_to_sync(layer.send)(channel, {"type": "first"})
+async_to_sync(layer.group_send)("room", {"type": "second"})
+assert async_to_sync(layer.receive)(channel) == {"type": "first"}
+assert async_to_sync(layer.receive)(channel) == {"type": "second"}
+async_to_sync(layer.group_discard)("room", channel)
+async_to_sync(layer.group_send)("room", {"type": "third"})
+async_to_sync(layer.send)(channel, {"type": "fourth"})
+assert async_to_sync(layer.receive)(channel) == {"type": "fourth"}
+assert async_to_sync(layer.group_members)("room", timeout=0.5) == []
+async_to_sync(layer.send)("jobs", {"type": "job"})
+assert async_to_sync(layer.receive)("jobs") == {"type": "job"}
+assert async_to_sync(layer.receive_many)([channel], block=False) == (None, None)
+async_to_sync(layer.flush)()
+assert sockets() == 1
+assert home_threads() == 1

@@ -1,0 +1,277 @@
+"""``make conformance``: every layer against every clause, and the table for the documentation.
+
+Each layer runs in an interpreter of its own, from a virtual environment of its own, against a
+private server. The results are kept in build/conformance, so that one layer can be run again
+without the others: ``python -m tests.conformance --only redis``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from devtools.broker import BrokerError, find_scripts
+from devtools.servers import PostgresServer, RedisServer, ServerError
+from tests.conformance.layers import OURS, SUBJECTS
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "build" / "conformance"
+TABLE = ROOT / "docs" / "conformance-table.inc"
+
+TOOLS = ("pytest >=8.2", "pytest-asyncio >=1.0", "pytest-timeout >=2.3")
+SERVERS = {
+    "redis": (RedisServer, "REDIS_URL"),
+    "postgres": (PostgresServer, "POSTGRES_URL"),
+}
+SYMBOLS = {"passed": "✓", "failed": "**✗**", "failed at times": "(✗)", "not offered": "—"}
+
+#: The order of the groups of clauses: that of the specification, then the original document's.
+GROUPS = (
+    "Messages",
+    "Channels",
+    "Interface",
+    "Channel Semantics",
+    "Capacity",
+    "Groups",
+    "Flush",
+    "Persistence",
+    "Approximate Global Ordering",
+    "Names",
+    "The original backend document: what a backend MUST do",
+    "The original backend document: what a backend SHOULD do",
+)
+
+#: By test: what became of a clause, and what it says.
+Results = Mapping[str, Mapping[str, str]]
+
+
+class Unable(Exception):
+    """A layer cannot be run. The text says why."""
+
+
+def say(text: str) -> None:
+    """Name a step."""
+    print(f"==> {text}", flush=True)
+
+
+def clean_environ() -> dict[str, str]:
+    """Our environment variables, less those that change what a Python program imports."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+
+def make_environment(requirements: Sequence[str]) -> Path:
+    """The interpreter of a virtual environment that has these packages; made once and kept."""
+    wanted = [*requirements, *TOOLS]
+    mark = hashlib.sha256("\n".join([sys.version, *wanted]).encode()).hexdigest()[:10]
+    directory = BUILD / f"venv-{mark}"
+    python = directory / "bin" / "python"
+    made = directory / "made"
+    if not made.exists():
+        say(f"Installing {', '.join(requirements)} in {directory.relative_to(ROOT)}")
+        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+        for command in ([sys.executable, "-m", "venv", "--clear", str(directory)], [*pip, *wanted]):
+            done = subprocess.run(command, env=clean_environ(), capture_output=True, text=True)
+            if done.returncode != 0:
+                raise Unable((done.stderr.strip().splitlines() or ["it cannot be installed"])[-1])
+        made.touch()
+    return python
+
+
+@contextlib.contextmanager
+def running(kind: str | None) -> Iterator[dict[str, str]]:
+    """Run the server that a layer needs; gives its name and version, and the variable for it."""
+    if kind is None:
+        yield {}
+        return
+    make, variable = SERVERS[kind]
+    server = make()
+    try:
+        url = server.start()
+    except ServerError as error:
+        raise Unable(str(error)) from None
+    try:
+        yield {"name": server.name, "version": server.version, variable: url}
+    finally:
+        server.stop()
+
+
+def rabbitmq_version() -> str:
+    """The version of the RabbitMQ that the suite starts a private node of."""
+    if "AMQP_URL" in os.environ:
+        return "at AMQP_URL"
+    with tempfile.TemporaryDirectory() as home:
+        program = find_scripts() / "rabbitmqctl"
+        environ = os.environ | {"HOME": home, "LC_ALL": "C.UTF-8"}
+        return subprocess.run(
+            [program, "version"], env=environ, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+
+def run(name: str) -> dict[str, Any]:
+    """Hold one layer against all clauses; return, and keep, the results."""
+    subject = SUBJECTS[name]
+    file = BUILD / f"{name}.json"
+    ours = name == OURS
+    python = Path(sys.executable) if ours else make_environment(subject.requirements)
+    command = [str(python), "-m", "pytest", "--layer", name, "--conformance-json", str(file)]
+    command += ["-q", "--no-header", "--tb=no", "-r", "", "-p", "no:cacheprovider"]
+    if not ours:
+        # Nothing of ours is installed there, and its warnings are its own affair.
+        command += ["--confcutdir", "tests/conformance", "-W", "default", "--disable-warnings"]
+
+    def run_tests(*tests: str) -> dict[str, Any]:
+        file.unlink(missing_ok=True)
+        environ = (dict(os.environ) if ours else clean_environ()) | server
+        subprocess.run([*command, *tests], cwd=ROOT, env=environ, check=False)
+        if not file.exists():
+            raise Unable("pytest did not come to its end")
+        found: dict[str, Any] = json.loads(file.read_text())
+        return found
+
+    with running(subject.server) as server:
+        say(f"Running the clauses over {subject.title}")
+        found = run_tests("tests/conformance")
+        failed = [test for test, told in found["results"].items() if told["outcome"] == "failed"]
+        if failed and not ours:
+            say("Running again what failed, to tell always from at times")
+            again = run_tests(*failed)["results"]
+            for test in failed:
+                if again[test]["outcome"] == "passed":
+                    found["results"][test]["outcome"] = "failed at times"
+    if ours:
+        server = {"name": "RabbitMQ", "version": rabbitmq_version()}
+    if server:
+        found["server"] = f"{server['name']} {server['version']}"
+    file.write_text(json.dumps(found, indent=1))
+    return found
+
+
+def by_clause(results: Results) -> dict[str, dict[str, str]]:
+    """One entry for a test function, however many parameters it has: the first that failed."""
+    merged: dict[str, dict[str, str]] = {}
+    for test, result in results.items():
+        function = test.partition("[")[0]
+        if function not in merged or merged[function]["outcome"] == "passed":
+            merged[function] = dict(result)
+    return merged
+
+
+def render(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """The table, and what fails, in reStructuredText."""
+    results = {name: by_clause(found[name]["results"]) for name in found}
+    yield ".. Written by `make conformance`; changes made by hand are lost."
+    yield ""
+    yield from _versions(found)
+    groups: dict[str, dict[str, Mapping[str, str]]] = {group: {} for group in GROUPS}
+    for layer in results.values():
+        for test, result in layer.items():
+            groups[result["group"]].setdefault(test, result)
+    for group, clauses in groups.items():
+        yield from _heading(group, "-")
+        yield from _table_head(found, "Clause")
+        for test, result in clauses.items():
+            yield f"   * - *{result['level']}*: {_escape(result['clause'])}"
+            for layer in results.values():
+                outcome = layer[test]["outcome"] if test in layer else None
+                yield f"     - {SYMBOLS.get(outcome or '', 'not run')}"
+        yield ""
+    yield from _heading("In all", "-")
+    yield from _table_head(found, "Clauses")
+    for outcome, title in (
+        ("passed", "passed"),
+        ("failed", "failed"),
+        ("not offered", "not offered"),
+    ):
+        yield f"   * - {title}"
+        for layer in results.values():
+            yield f"     - {sum(r['outcome'] == outcome for r in layer.values())}"
+    yield ""
+    for name, layer in results.items():
+        failed = [result for result in layer.values() if result["outcome"].startswith("failed")]
+        if failed:
+            yield from _heading(f"What fails: {SUBJECTS[name].title}", "-")
+            for result in failed:
+                yield f"* {_escape(result['clause'])} *{_escape(_short(result['reason']))}*"
+            yield ""
+
+
+def _versions(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    for name, layer in found.items():
+        versions = [f"{package} {version}" for package, version in layer["versions"].items()]
+        if "server" in layer:
+            versions.append(layer["server"])
+        yield f"* **{SUBJECTS[name].title}**: {', '.join(versions)}"
+    yield ""
+
+
+def _heading(text: str, line: str) -> Iterator[str]:
+    yield text
+    yield line * len(text)
+    yield ""
+
+
+def _table_head(found: Mapping[str, object], title: str) -> Iterator[str]:
+    yield ".. list-table::"
+    yield "   :header-rows: 1"
+    yield f"   :widths: 50 {' '.join('10' for _ in found)}"
+    yield ""
+    yield f"   * - {title}"
+    for name in found:
+        yield f"     - {SUBJECTS[name].title}"
+
+
+def _escape(text: str) -> str:
+    """Keep reStructuredText from seeing markup in a sentence."""
+    return "".join(f"\\{letter}" if letter in "\\*`_|" else letter for letter in text)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 160 else f"{text[:157]}..."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the layers; write the table if there are results of all. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
+    parser.add_argument("--only", action="append", choices=list(SUBJECTS), metavar="LAYER")
+    only = parser.parse_args(arguments).only or list(SUBJECTS)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Mapping[str, Any]] = {}
+    unable: dict[str, str] = {}
+    for name in SUBJECTS:
+        kept = BUILD / f"{name}.json"
+        try:
+            if name in only:
+                found[name] = run(name)
+            elif kept.exists():
+                found[name] = json.loads(kept.read_text())
+            else:
+                unable[name] = f"not run yet; leave out --only, or add --only {name}"
+        except (Unable, BrokerError) as error:
+            unable[name] = str(error)
+    print()
+    for name, layer in found.items():
+        outcomes = [result["outcome"] for result in by_clause(layer["results"]).values()]
+        counts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in SYMBOLS)
+        print(f"{SUBJECTS[name].title:24} {counts}")
+    for name, reason in unable.items():
+        print(f"{SUBJECTS[name].title:24} {reason}")
+    if unable:
+        print("\nThe table was not written: results of all layers are needed.")
+        return 1
+    TABLE.write_text("\n".join(render(found)).rstrip() + "\n", encoding="utf-8")
+    print(f"\nWritten: {TABLE.relative_to(ROOT)}")
+    results = by_clause(found[OURS]["results"])
+    return int(any(result["outcome"] != "passed" for result in results.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
