@@ -1,0 +1,237 @@
+"""What is measured, for how long, and which targets the figures must meet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+#: How figures are written: a name, and digits after the point.
+UNITS: Mapping[str, tuple[str, int]] = {
+    "rate": ("per second", 0),
+    "bytes_rate": ("MB per second", 1),
+    "median_us": ("µs", 0),
+    "bytes_each": ("bytes", 0),
+    "growth_mb": ("MB", 1),
+    "worst_ms": ("ms", 1),
+}
+LOWER_IS_BETTER = frozenset({"median_us", "bytes_each", "growth_mb", "worst_ms"})
+
+#: Who takes part in everything, also in a quick run.
+MAIN_PEERS = ("ours", "4.0.1", "redis-pubsub")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One workload with its parameters."""
+
+    key: str
+    title: str
+    #: A function of worker.py, and of limits.py if there is a limit.
+    workload: str
+    params: Mapping[str, object]
+    #: The figure that is compared.
+    figure: str
+    #: What the limit is; None if nothing limits it that a probe can measure.
+    limit: str | None = None
+    #: What grows in the chart that this is a point of, and how far it is here.
+    growth: tuple[str, int] | None = None
+    #: Whether there is a bar chart, and whether a quick run has all peers take part.
+    main: bool = True
+    seconds: float = 3.0
+    quick_seconds: float = 0.5
+    #: Whether it needs more than one process.
+    processes: bool = False
+    #: What a quick run has instead of some of ``params``.
+    quick_params: Mapping[str, object] = field(default_factory=dict)
+    #: Whether once is enough: it takes long, and measures no speed.
+    once: bool = False
+
+
+_BROKER = "RabbitMQ itself, over a raw socket"
+_ASYNCIO = "asyncio itself, without a network"
+
+
+def _payload(size: int, text: str) -> Case:
+    return Case(
+        f"payload-{size}",
+        f"send -> receive, 100 concurrent senders, {text}",
+        "send",
+        {"senders": 100, "payload": size},
+        "rate",
+        limit=_BROKER,
+        growth=("payload", size),
+        main=False,
+    )
+
+
+def _members(count: int, main: bool = False) -> Case:
+    return Case(
+        f"group-{count}",
+        f"group_send to {count:,} waiting members: deliveries",
+        "group",
+        {"members": count},
+        "rate",
+        limit=_ASYNCIO,
+        growth=("members", count),
+        main=main,
+    )
+
+
+def _groups(count: int, main: bool = False) -> Case:
+    return Case(
+        f"own-groups-{count}",
+        f"{count:,} channels each join, then leave, a group of their own",
+        "own_groups",
+        {"groups": count},
+        "rate",
+        limit=_BROKER,
+        growth=("groups", count),
+        main=main,
+    )
+
+
+def _processes(pairs: int, main: bool = False) -> Case:
+    plural = "processes publish" if pairs > 1 else "process publishes"
+    return Case(
+        f"processes-{pairs}",
+        f"{pairs} {plural} to a group, {pairs} with 500 members each receive: deliveries",
+        "processes",
+        {"pairs": pairs, "members": 500, "messages": 200 // pairs},
+        "rate",
+        growth=("processes", pairs),
+        main=main,
+        processes=True,
+        quick_params={"messages": 20},
+    )
+
+
+CASES: Sequence[Case] = (
+    Case(
+        "send",
+        "send -> receive, 100 concurrent senders, 100-byte text",
+        "send",
+        {"senders": 100, "payload": 100},
+        "rate",
+        limit=_BROKER,
+        growth=("payload", 100),
+    ),
+    Case(
+        "latency",
+        "one message at a time, round trip: median",
+        "latency",
+        {},
+        "median_us",
+        limit=_BROKER,
+    ),
+    _members(1000, main=True),
+    _groups(2000, main=True),
+    Case(
+        "room",
+        "2,000 channels join one group",
+        "room",
+        {"members": 2000},
+        "rate",
+    ),
+    Case(
+        "large",
+        "1 MB messages, 4 concurrent senders",
+        "send",
+        {"senders": 4, "payload": 1_000_000},
+        "bytes_rate",
+        limit=_BROKER,
+        growth=("payload", 1_000_000),
+    ),
+    _processes(2, main=True),
+    Case(
+        "waiting",
+        "10,000 waiting channels: memory of each",
+        "waiting",
+        {"channels": 10_000},
+        "bytes_each",
+        seconds=2.0,
+        quick_params={"channels": 2000},
+    ),
+    Case(
+        "disconnect",
+        "a process with 10,000 groups dies: longest wait of another client",
+        "disconnect",
+        {"groups": 10_000, "watch": 5.0},
+        "worst_ms",
+        processes=True,
+        main=False,
+        quick_params={"watch": 2.0},
+    ),
+    Case(
+        "soak",
+        "a million messages through one process: growth of its memory",
+        "soak",
+        {"messages": 1_000_000, "at_most": 100.0},
+        "growth_mb",
+        main=False,
+        once=True,
+        quick_params={"messages": 50_000, "at_most": 10.0},
+    ),
+    _payload(1000, "1 kB text"),
+    _payload(10_000, "10 kB text"),
+    _payload(100_000, "100 kB text"),
+    _members(100),
+    _members(10_000),
+    _groups(200),
+    _groups(10_000),
+    _processes(1),
+    _processes(4),
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound that our figure must keep: alone, or divided by another peer's or the limit's."""
+
+    text: str
+    case: str
+    figure: str
+    bound: float
+    at_least: bool
+    #: The peer that ours is divided by; "limit" for the limit; None for none.
+    against: str | None = None
+    #: Instead of ``case``: the greatest figure over the smallest of these.
+    spread_over: tuple[str, ...] = ()
+
+
+TARGETS: Sequence[Target] = (
+    Target("send -> receive, to 4.0.1", "send", "rate", 6, True, "4.0.1"),
+    Target("send -> receive, to the broker's limit", "send", "rate", 0.5, True, "limit"),
+    Target("send -> receive, µs of Python a message", "send", "cpu_us", 25, False),
+    Target(
+        "1,000 members, to channels_redis pub/sub", "group-1000", "rate", 2, True, "redis-pubsub"
+    ),
+    Target("1,000 members, to asyncio's limit", "group-1000", "rate", 0.5, True, "limit"),
+    Target(
+        "100 to 10,000 members, greatest to smallest cost of a delivery",
+        "group-1000",
+        "cpu_us",
+        1.2,
+        False,
+        spread_over=("group-100", "group-1000", "group-10000"),
+    ),
+    Target("2,000 own groups, to the broker's limit", "own-groups-2000", "rate", 0.9, True, "limit"),
+    Target(
+        "2,000 own groups, to channels_redis pub/sub",
+        "own-groups-2000",
+        "rate",
+        1,
+        True,
+        "redis-pubsub",
+    ),
+    Target("2,000 channels join one group, a second", "room", "rate", 50_000, True),
+    Target("10,000 groups lost, longest wait of others, ms", "disconnect", "worst_ms", 250, False),
+    Target("round trip, to the broker's limit", "latency", "median_us", 1.5, False, "limit"),
+    Target("waiting channel, bytes", "waiting", "bytes_each", 1500, False),
+    Target("10,000 waiting channels, % of a processor", "waiting", "cpu_percent", 0.1, False),
+    Target("a million messages, MB of growth", "soak", "growth_mb", 5, False),
+    Target("1 MB messages, to the broker's limit", "large", "bytes_rate", 0.5, True, "limit"),
+    Target("2 x 2 processes, to 4.0.1", "processes-2", "rate", 1, True, "4.0.1"),
+    Target(
+        "2 x 2 processes, to channels_redis pub/sub", "processes-2", "rate", 1, True, "redis-pubsub"
+    ),
+)

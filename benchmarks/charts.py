@@ -1,0 +1,153 @@
+"""Draws the charts of a benchmark: ``python charts.py RESULTS_JSON DIRECTORY``.
+
+A bar chart per workload, with the limit as a line, and a line chart of how cost grows with each of
+members, groups, payload and processes. Needs matplotlib.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("svg")
+import matplotlib.pyplot as plt
+
+#: Ours stand out; the rest is for telling lines apart, also without colours.
+OURS_COLOUR = "#d95f02"
+COLOURS = ("#1b6ca8", "#3a8f5c", "#7a5195", "#8c6d31", "#555555", "#c05a8a", "#2f8f9d")
+OTHER_COLOUR = "#9db4c8"
+MARKS = "sD^vPX*"
+
+AXES = {
+    "payload": ("bytes of text in each message", "µs for each message"),
+    "members": ("members of the group in this process", "µs for each delivery"),
+    "groups": ("groups joined and left at once", "µs for each join or leave"),
+    "processes": ("publishing, and as many receiving, processes", "µs for each delivery"),
+}
+
+
+def bars(found: dict[str, Any], case: dict[str, Any], path: Path) -> None:
+    """One workload: a bar for each peer, whiskers from the lowest to the highest run."""
+    of_case = found["summary"].get(case["key"], {})
+    peers = [peer for peer in found["peers"] if peer != "limit" and peer in of_case]
+    if not any("figures" in of_case[peer] for peer in peers):
+        return
+    figure, axes = plt.subplots(figsize=(8, 0.7 + 0.42 * len(peers)))
+    scale = case["scale"]
+    greatest = 0.0
+    for row, peer in enumerate(reversed(peers)):
+        if "error" in of_case[peer]:
+            continue
+        values = of_case[peer]["figures"][case["figure"]]
+        median, low, high = (values[name] * scale for name in ("median", "low", "high"))
+        greatest = max(greatest, high)
+        axes.barh(
+            row,
+            median,
+            color=OURS_COLOUR if peer.startswith("ours") else OTHER_COLOUR,
+            xerr=[[median - low], [high - median]],
+            error_kw={"ecolor": "#333333", "capsize": 2, "linewidth": 0.8},
+            height=0.7,
+        )
+        axes.annotate(
+            f"{median:,.{case['digits']}f}",
+            (high, row),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
+    for row, peer in enumerate(reversed(peers)):
+        if "error" in of_case[peer]:
+            text = " " + of_case[peer]["error"]
+            axes.text(0, row, text[:90], va="center", fontsize=7, color="#a00000")
+    if "figures" in of_case.get("limit", {}):
+        limit = of_case["limit"]["figures"][case["figure"]]["median"] * scale
+        greatest = max(greatest, limit)
+        axes.axvline(limit, color="#333333", linestyle="--", linewidth=1, label=case["limit"])
+        axes.legend(loc="lower right", fontsize=7, frameon=False)
+    axes.set_yticks(range(len(peers)), [found["peers"][peer] for peer in reversed(peers)])
+    axes.set_xlim(0, greatest * 1.15)
+    axes.set_title(case["title"], loc="left", fontsize=10)
+    axes.set_xlabel(f"{case['unit']} ({case['better']})", fontsize=8)
+    finish(figure, axes, path)
+
+
+def growth(found: dict[str, Any], kind: str, path: Path) -> None:
+    """How the time that one message, delivery or membership takes grows with something."""
+    cases = sorted(
+        (case for case in found["cases"] if case["growth"] and case["growth"][0] == kind),
+        key=lambda case: case["growth"][1],
+    )
+    figure, axes = plt.subplots(figsize=(8, 4))
+    drawn = False
+    for number, (peer, title) in enumerate(found["peers"].items()):
+        points = []
+        for case in cases:
+            figures = found["summary"].get(case["key"], {}).get(peer, {}).get("figures", {})
+            if "rate" in figures:
+                points.append((case["growth"][1], 1e6 / figures["rate"]["median"]))
+        if len(points) < 2:
+            continue
+        drawn = True
+        xs, ys = zip(*points, strict=True)
+        if peer == "limit":
+            axes.plot(xs, ys, color="#333333", linestyle="--", label=cases[0]["limit"])
+        else:
+            ours = peer.startswith("ours")
+            axes.plot(
+                xs,
+                ys,
+                color=OURS_COLOUR if ours else COLOURS[number % len(COLOURS)],
+                linestyle=":" if peer == "ours-uvloop" else "-",
+                linewidth=2.2 if ours else 1.2,
+                marker="o" if ours else MARKS[number % len(MARKS)],
+                markersize=5,
+                label=title,
+            )
+    if not drawn:
+        plt.close(figure)
+        return
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    ticks = [case["growth"][1] for case in cases]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.xaxis.set_minor_locator(mpl.ticker.NullLocator())
+    axes.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.set_xlabel(AXES[kind][0], fontsize=8)
+    axes.set_ylabel(AXES[kind][1], fontsize=8)
+    axes.set_title(f"How cost grows with {kind} (lower is better)", loc="left", fontsize=10)
+    axes.legend(fontsize=7, frameon=False, bbox_to_anchor=(1.01, 1), loc="upper left")
+    finish(figure, axes, path)
+
+
+def finish(figure: Any, axes: Any, path: Path) -> None:
+    """Write the picture, the same bytes for the same figures."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None}, facecolor="white")
+    plt.close(figure)
+    # No trailing blanks: they disturb whoever reads a diff.
+    text = path.read_text(encoding="utf-8")
+    path.write_text(
+        "\n".join(line.rstrip() for line in text.splitlines()) + "\n", encoding="utf-8"
+    )
+
+
+def main(results: Path, directory: Path) -> None:
+    """Draw all that there are figures for."""
+    mpl.rcParams.update({"svg.hashsalt": "benchmarks", "svg.fonttype": "none", "font.size": 9})
+    found = json.loads(results.read_text(encoding="utf-8"))
+    for case in found["cases"]:
+        if case["main"]:
+            bars(found, case, directory / f"{case['key']}.svg")
+    for kind in AXES:
+        growth(found, kind, directory / f"growth-{kind}.svg")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

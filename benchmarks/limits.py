@@ -1,0 +1,272 @@
+"""Measures what no layer can beat: RabbitMQ over a raw socket, and asyncio without a network.
+
+``python limits.py SPEC``: SPEC is a JSON object with ``workload`` (a function below), ``params``,
+``seconds`` and ``port`` (RabbitMQ's, on the loopback interface). One JSON line comes back, with
+the same figures as the workload of that name has. Needs pamqp and msgpack.
+
+These are measuring sticks: the frames are packed before the clock starts, and there is no error
+handling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import statistics
+import struct
+import sys
+import threading
+import time
+from collections import deque
+from typing import Any
+
+import msgpack
+import pamqp.body
+import pamqp.commands
+import pamqp.frame
+import pamqp.header
+
+Spec = dict[str, Any]
+Figures = dict[str, float]
+
+#: The last bytes of each message's body, by which its arrival is noticed.
+MARKER = b"\x01end of body\x02"
+#: What a layer adds to a message's text: the map, its keys and the channel's name, about.
+ENVELOPE = 110
+FRAME_MAX = 131072
+WINDOW = 5000
+LARGE = 100_000
+
+
+class Raw:
+    """A connection with two channels: 1 confirms publishes, 2 consumes without acknowledging."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._buffer = b""
+        self.socket.sendall(b"AMQP\0\0\x09\x01")
+        self.read()
+        capabilities = {"publisher_confirms": True, "basic.nack": True}
+        self.call(
+            pamqp.commands.Connection.StartOk(
+                {"capabilities": capabilities}, "PLAIN", "\0guest\0guest", "en_US"
+            ),
+            0,
+        )
+        self.write(pamqp.commands.Connection.TuneOk(2047, FRAME_MAX, 0), 0)
+        self.call(pamqp.commands.Connection.Open("/"), 0)
+        self.call(pamqp.commands.Channel.Open(), 1)
+        self.call(pamqp.commands.Channel.Open(), 2)
+        self.call(
+            pamqp.commands.Queue.Declare(
+                queue="limit",
+                exclusive=True,
+                arguments={"x-max-length": 100_000, "x-overflow": "reject-publish"},
+            ),
+            1,
+        )
+        self.call(pamqp.commands.Confirm.Select(), 1)
+
+    def consume(self) -> None:
+        self.call(pamqp.commands.Basic.Consume(queue="limit", consumer_tag="t", no_ack=True), 2)
+
+    def read(self) -> pamqp.frame.FrameTypes:
+        while True:
+            if len(self._buffer) >= 7:
+                end = struct.unpack_from(">I", self._buffer, 3)[0] + 8
+                if len(self._buffer) >= end:
+                    _, _, frame = pamqp.frame.unmarshal(self._buffer[:end])
+                    self._buffer = self._buffer[end:]
+                    return frame
+            self._buffer += self.socket.recv(1 << 16)
+
+    def write(self, method: pamqp.frame.FrameTypes, channel: int) -> None:
+        self.socket.sendall(pamqp.frame.marshal(method, channel))
+
+    def call(self, method: pamqp.frame.FrameTypes, channel: int) -> None:
+        self.write(method, channel)
+        self.read()
+
+
+def publish_frames(payload: int) -> bytes:
+    """All frames of one publish to our own queue."""
+    body = b"x" * (payload + ENVELOPE - len(MARKER)) + MARKER
+    frames = [
+        pamqp.commands.Basic.Publish(exchange="", routing_key="limit"),
+        pamqp.header.ContentHeader(0, len(body), pamqp.commands.Basic.Properties()),
+    ]
+    step = FRAME_MAX - 8
+    frames += [pamqp.body.ContentBody(body[at : at + step]) for at in range(0, len(body), step)]
+    return b"".join(pamqp.frame.marshal(frame, 1) for frame in frames)
+
+
+class Arrivals:
+    """Counts messages in what the socket gives, wherever it is cut."""
+
+    def __init__(self, raw: Raw) -> None:
+        self._socket = raw.socket
+        self._tail = b""
+
+    def next(self) -> int:
+        data = self._tail + self._socket.recv(1 << 20)
+        found = data.count(MARKER)
+        # A marker may be cut, never counted twice: what stays is shorter than it.
+        keep = len(MARKER) - 1
+        self._tail = data[data.rfind(MARKER) + len(MARKER) :][-keep:] if found else data[-keep:]
+        return found
+
+
+def send(spec: Spec) -> Figures:
+    """Publish, confirm, deliver: as many as go through."""
+    payload = spec["params"]["payload"]
+    raw = Raw(spec["port"])
+    raw.consume()
+    frames = publish_frames(payload)
+    # Large messages: no more under way than the layers have senders.
+    window = WINDOW if payload < LARGE else spec["params"]["senders"]
+    burst = min(100, window)
+    chunk = frames * burst
+    room = threading.Semaphore(window // burst)
+    sent = 0
+    deadline = time.perf_counter() + spec["seconds"]
+
+    def write() -> None:
+        nonlocal sent
+        while time.perf_counter() < deadline:
+            room.acquire()
+            sent += burst
+            raw.socket.sendall(chunk)
+
+    arrivals = Arrivals(raw)
+    started = time.perf_counter()
+    writer = threading.Thread(target=write)
+    writer.start()
+    arrived = freed = 0
+    while writer.is_alive() or arrived < sent:
+        arrived += arrivals.next()
+        while arrived - freed >= burst:
+            freed += burst
+            room.release()
+    wall = time.perf_counter() - started
+    return {"rate": arrived / wall, "bytes_rate": arrived * payload / wall, "messages": arrived}
+
+
+def latency(spec: Spec) -> Figures:
+    """One message at a time."""
+    raw = Raw(spec["port"])
+    raw.consume()
+    frames = publish_frames(100)
+    arrivals = Arrivals(raw)
+    times = []
+    deadline = time.perf_counter() + spec["seconds"]
+    while time.perf_counter() < deadline or len(times) < 100:
+        started = time.perf_counter()
+        raw.socket.sendall(frames)
+        while not arrivals.next():
+            pass
+        times.append(time.perf_counter() - started)
+    times = sorted(times[50:])
+    return {
+        "median_us": statistics.median(times) * 1e6,
+        "p99_us": times[len(times) * 99 // 100] * 1e6,
+        "messages": len(times),
+    }
+
+
+def own_groups(spec: Spec) -> Figures:
+    """Bind, then unbind, that many keys: all requests at once, then all replies."""
+    count = spec["params"]["groups"]
+    raw = Raw(spec["port"])
+    raw.call(pamqp.commands.Exchange.Declare(exchange="groups", exchange_type="direct"), 1)
+    wall = [0.0, 0.0]
+    rounds = 0
+    deadline = time.perf_counter() + spec["seconds"]
+    while rounds < 2 or time.perf_counter() < deadline:
+        for index, kind in enumerate((pamqp.commands.Queue.Bind, pamqp.commands.Queue.Unbind)):
+            requests = b"".join(
+                pamqp.frame.marshal(
+                    kind(queue="limit", exchange="groups", routing_key=f"g{rounds}.{number}"), 1
+                )
+                for number in range(count)
+            )
+            reply = pamqp.frame.marshal(pamqp.commands.Queue.BindOk(), 1)
+            missing = count * len(reply)  # all replies are of one size
+            started = time.perf_counter()
+            raw.socket.sendall(requests)
+            while missing:
+                missing -= len(raw.socket.recv(min(missing, 1 << 20)))
+            if rounds:
+                wall[index] += time.perf_counter() - started
+        rounds += 1
+    done = (rounds - 1) * count
+    return {
+        "rate": 2 * done / sum(wall),
+        "join_rate": done / wall[0],
+        "leave_rate": done / wall[1],
+    }
+
+
+class Box:
+    """A channel as plain as can be."""
+
+    __slots__ = ("queue", "waiter")
+
+    def __init__(self) -> None:
+        self.queue: deque[bytes] = deque()
+        self.waiter: asyncio.Future[None] | None = None
+
+
+async def fan_out(spec: Spec) -> Figures:
+    """Wake that many tasks, each of which decodes a copy of its own."""
+    members = spec["params"]["members"]
+    loop = asyncio.get_running_loop()
+    body = msgpack.packb({"type": "bench.message", "text": "x" * 100})
+    boxes = [Box() for _ in range(members)]
+    arrived = 0
+    all_arrived = asyncio.Event()
+
+    async def receive(box: Box) -> object:
+        while not box.queue:
+            box.waiter = loop.create_future()
+            await box.waiter
+        return msgpack.unpackb(box.queue.popleft())
+
+    async def consume(box: Box) -> None:
+        nonlocal arrived
+        while True:
+            await receive(box)
+            arrived += 1
+            if arrived % members == 0:
+                all_arrived.set()
+
+    tasks = [asyncio.create_task(consume(box)) for box in boxes]
+    await asyncio.sleep(0)
+    started = time.perf_counter()
+    cpu = time.process_time()
+    while time.perf_counter() - started < spec["seconds"]:
+        all_arrived.clear()
+        for box in boxes:
+            box.queue.append(body)
+            if box.waiter is not None and not box.waiter.done():
+                box.waiter.set_result(None)
+        await all_arrived.wait()
+    wall = time.perf_counter() - started
+    cpu = time.process_time() - cpu
+    for task in tasks:
+        task.cancel()
+    return {"rate": arrived / wall, "cpu_us": cpu / arrived * 1e6}
+
+
+def group(spec: Spec) -> Figures:
+    """What asyncio allows: no network at all."""
+    return asyncio.run(fan_out(spec))
+
+
+LIMITS = {function.__name__: function for function in (send, latency, own_groups, group)}
+
+
+if __name__ == "__main__":
+    spec: Spec = json.loads(sys.argv[1])
+    print(json.dumps(LIMITS[spec["workload"]](spec)))
