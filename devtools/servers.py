@@ -49,6 +49,8 @@ class _Server:
         #: Its loopback port; 0 while it does not run.
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
+        #: Where its files are while it runs.
+        self.directory = Path()
         self._pid_file = Path()
         self._ended: Callable[[], None] = lambda: None
 
@@ -61,6 +63,7 @@ class _Server:
             raise ServerError(f"{self.name} runs already")
         self._program()  # before anything is made for it
         directory = Path(tempfile.mkdtemp(prefix=f"{self.package}-private-"))
+        self.directory = directory
         # Ends the server and removes the directory when told to, or when this process is gone.
         guard = subprocess.Popen(
             ["sh", "-c", GUARD, "guard", str(directory)],

@@ -19,7 +19,7 @@ from typing import IO
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(__file__).parent / "scripts"
-PROJECT = ROOT / "tests" / "projects" / "site"
+PROJECT = ROOT / "tests" / "projects" / "anywhere"
 
 #: Development mode: asyncio's debug mode, and every warning shown. Warnings are errors.
 STRICT = ("-X", "dev", "-W", "error")
@@ -48,7 +48,7 @@ def environment(url: str, **options: object) -> dict[str, str]:
         **os.environ,
         "AMQP_URL": url,
         "LAYER_OPTIONS": json.dumps(options),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(PROJECT)]),
         "PYTHONUNBUFFERED": "1",
     }
 
@@ -119,7 +119,6 @@ class Running:
         self._process.wait()
         assert self._process.stdout is not None
         self._process.stdout.close()
-        self._errors.close()
 
 
 @contextlib.contextmanager
@@ -132,22 +131,22 @@ def started(
     **options: object,
 ) -> Iterator[Running]:
     """A Python process, with the layer's options; ended in any case."""
-    errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - it is closed with the process
-    process = subprocess.Popen(
-        [sys.executable, *flags, *arguments],
-        cwd=cwd,
-        env=environment(url, **options),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        text=True,
-        start_new_session=True,
-    )
-    running = Running(process, errors)
-    try:
-        yield running
-    finally:
-        running.kill()
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            [sys.executable, *flags, *arguments],
+            cwd=cwd,
+            env=environment(url, **options),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+        )
+        running = Running(process, errors)
+        try:
+            yield running
+        finally:
+            running.kill()
 
 
 def script(name: str) -> list[str]:

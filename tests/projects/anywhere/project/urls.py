@@ -1,0 +1,13 @@
+"""The site's pages."""
+
+from __future__ import annotations
+
+from django.urls import path
+from room import views
+
+urlpatterns = [
+    path("", views.ready),
+    path("sync", views.sync_view),
+    path("async", views.async_view),
+    path("task", views.task_view),
+]

@@ -1,0 +1,1 @@
+"""One room, whose visitors hear what pages and tasks say."""
