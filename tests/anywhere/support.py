@@ -27,7 +27,7 @@ STRICT = ("-X", "dev", "-W", "error")
 FORKING = (*STRICT, "-W", "ignore:This process:DeprecationWarning")
 
 #: What asyncio's debug mode says of a busy machine.
-_SLOW = re.compile(r"^Executing <.*> took [\d.]+ seconds\n", re.MULTILINE)
+_SLOW = re.compile(r"^.*\bExecuting <.*> took [\d.]+ seconds\n", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,12 @@ class Running:
         self._out.append(line)
         return line
 
+    def say(self) -> None:
+        """Have it go on, where it waits for a line."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
         self._process.send_signal(number)
@@ -117,8 +123,9 @@ class Running:
         """End it by force, if it still runs, and all that it started."""
         self._kill_group()
         self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
 
 
 @contextlib.contextmanager
@@ -136,7 +143,7 @@ def started(
             [sys.executable, *flags, *arguments],
             cwd=cwd,
             env=environment(url, **options),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,

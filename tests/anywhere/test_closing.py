@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.anywhere.support import script, started
+import pytest
+
+from tests.anywhere.support import run, script, started
 from tests.proxy import Proxy
 
 
@@ -13,3 +15,23 @@ async def test_close_from_anywhere(proxy: Proxy) -> None:
         ended = await running.end_well()
     assert ended.lingered < 2
     assert proxy.connections == 0
+
+
+async def test_collected_layers(proxy: Proxy) -> None:
+    """A layer that is dropped, in whatever state, leaves no socket, thread, task or memory."""
+    await run("collected", proxy.url)
+    assert proxy.connections == 0
+
+
+@pytest.mark.parametrize("hung", [False, True])
+async def test_exit(proxy: Proxy, hung: bool) -> None:
+    """The process ends soon, and takes leave of RabbitMQ, or not, if that hangs."""
+    with started(script("hung"), proxy.url) as running:
+        assert await running.line() == "sent"
+        if hung:
+            proxy.freeze()
+        running.say()
+        assert await running.line() == "exit"
+        ended = await running.end_well()
+    assert ended.lingered < 4
+    proxy.thaw()

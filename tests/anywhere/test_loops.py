@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from tests.anywhere.support import run
+import sys
+
+import pytest
+
+from tests.anywhere.support import run, script, started
 from tests.proxy import Proxy
 
 
@@ -20,3 +24,42 @@ async def test_asyncio_run_again_and_again(proxy: Proxy) -> None:
 async def test_what_crosses(amqp_url: str) -> None:
     """Cancellations, exceptions and contexts reach the other loop, and come back."""
     await run("crossing", amqp_url)
+
+
+@pytest.mark.parametrize(
+    "scenario", ["another waits", "another has channels", "stops", "crashes", "unread messages"]
+)
+async def test_home_ends_and_moves(amqp_url: str, scenario: str) -> None:
+    """Wherever home ends or stops, groups and messages and all who wait go on elsewhere."""
+    await run("home_moves", amqp_url, scenario)
+
+
+async def test_home_is_closed_over_its_tasks(proxy: Proxy) -> None:
+    """A loop that is closed without further ado is cut off at the next use."""
+    arguments = [*script("home_moves"), "closed"]
+    with started(arguments, proxy.url, flags=["-X", "dev"]) as running:
+        ended = await running.end()
+    assert ended.code == 0, ended.err
+    # Python says what the loop's owner left behind, and nothing else happened.
+    assert "Error" not in ended.err
+    assert proxy.accepted == 2
+    assert proxy.connections == 0
+
+
+async def test_lasting_loops_after_the_thread(proxy: Proxy) -> None:
+    """The link leaves its thread for a lasting loop only if the process has just sent so far."""
+    await run("thread_then_loop", proxy.url)
+    assert proxy.accepted == 3
+
+
+async def test_uvloop(amqp_url: str) -> None:
+    """uvloop can be home, and bridged to."""
+    pytest.importorskip("uvloop")
+    if sys.version_info < (3, 11):
+        pytest.skip("asyncio.Runner is not there")
+    await run("uvloop_home", amqp_url)
+
+
+async def test_asgiref_that_lists_no_loops(amqp_url: str) -> None:
+    """Where passing loops cannot be told from others, calls work, if slower."""
+    await run("unlisted", amqp_url)

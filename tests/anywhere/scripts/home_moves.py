@@ -1,0 +1,166 @@
+"""Loops that end, stop or are closed while they are home, in every way that there is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+
+from asgiref.sync import async_to_sync
+
+from tests.anywhere.scripts.prelude import home_threads, layer, sockets, until
+
+
+def in_thread(main: Callable[[], Coroutine[object, object, None]]) -> threading.Thread:
+    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    thread.start()
+    return thread
+
+
+async def join(group: str) -> str:
+    channel = await layer.new_channel()
+    await layer.group_add(group, channel)
+    return channel
+
+
+def ends_while_another_waits() -> None:
+    """The link moves at once to a loop that waits; nobody who waits notices."""
+    got: list[object] = []
+    joined, home_ends = threading.Event(), threading.Event()
+
+    async def home() -> None:
+        await join("elsewhere")
+        guest = in_thread(other)
+        await asyncio.to_thread(joined.wait)
+        guests.append(guest)
+
+    async def other() -> None:
+        channel = await join("moving")
+        waiting = asyncio.create_task(layer.receive(channel))
+        await asyncio.sleep(0)
+        joined.set()
+        await asyncio.to_thread(home_ends.wait)
+        while not waiting.done():  # until the link is here, and the group is bound
+            await layer.group_send("moving", {"type": "moved"})
+            await asyncio.sleep(0.01)
+        got.append(await waiting)
+        assert sockets() == 1
+
+    guests: list[threading.Thread] = []
+    asyncio.run(home())
+    home_ends.set()
+    guests[0].join()
+    assert got == [{"type": "moved"}]
+    assert sockets() == 0
+
+
+def ends_while_another_has_channels() -> None:
+    """The link moves to a loop that has channels, even if nobody waits there just now."""
+    joined, home_ends = threading.Event(), threading.Event()
+    guests: list[threading.Thread] = []
+
+    async def home() -> None:
+        await join("elsewhere")
+        guests.append(in_thread(other))
+        await asyncio.to_thread(joined.wait)
+
+    async def other() -> None:
+        channel = await join("quiet")
+        joined.set()
+        await asyncio.to_thread(home_ends.wait)
+        for _ in range(500):
+            if sockets():
+                break
+            await asyncio.sleep(0.01)
+        assert sockets() == 1  # without a call from here
+        await layer.group_send("quiet", {"type": "x"})
+        assert await layer.receive(channel) == {"type": "x"}
+
+    asyncio.run(home())
+    home_ends.set()
+    guests[0].join()
+
+
+def stops_and_runs_again() -> None:
+    """A loop that runs in bursts is home while it runs; what waits on it goes on."""
+    loop = asyncio.new_event_loop()
+    channel = loop.run_until_complete(join("bursts"))
+    waiting = loop.create_task(layer.receive(channel))
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.run_until_complete(layer.group_send("bursts", {"n": 1}))
+    assert loop.run_until_complete(waiting) == {"n": 1}
+    assert home_threads() == 0
+    # Stopped, with one who waits. Plain code needs the link, and takes it to a thread.
+    waiting = loop.create_task(layer.receive(channel))
+    loop.run_until_complete(asyncio.sleep(0))
+    async_to_sync(layer.group_send)("bursts", {"n": 2})
+    assert home_threads() == 1
+    assert loop.run_until_complete(waiting) == {"n": 2}  # over the bridge now
+    loop.run_until_complete(layer.send(channel, {"n": 3}))
+    assert async_to_sync(layer.receive)(channel) == {"n": 3}
+    loop.run_until_complete(asyncio.sleep(0))
+    assert not asyncio.all_tasks(loop)
+    loop.close()
+    assert sockets() == 1
+    async_to_sync(layer.group_discard)("bursts", channel)
+
+
+def unread_messages_and_groups_move() -> None:
+    """What was received and not read is there on the next loop, as are the groups."""
+
+    async def first() -> str:
+        channel = await join("kept")
+        for number in range(5):
+            await layer.group_send("kept", {"n": number})
+        assert await layer.receive(channel) == {"n": 0}
+        return channel
+
+    channel = asyncio.run(first())
+    assert [async_to_sync(layer.receive)(channel)["n"] for _ in range(4)] == [1, 2, 3, 4]
+    async_to_sync(layer.group_send)("kept", {"n": 5})
+    assert async_to_sync(layer.receive)(channel) == {"n": 5}
+    async_to_sync(layer.group_discard)("kept", channel)
+
+
+def closed_over_its_tasks() -> None:
+    """The socket then closes at the next use; asyncio itself complains of the tasks."""
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    loop = asyncio.new_event_loop()
+    channel = loop.run_until_complete(join("closed"))
+    waiting = loop.create_task(layer.receive(channel))
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    assert sockets() == 1
+    async_to_sync(layer.group_send)("closed", {"n": 1})
+    assert async_to_sync(layer.receive)(channel) == {"n": 1}
+    del waiting, loop
+    gc.collect()
+    until(lambda: sockets() == 1)
+    async_to_sync(layer.group_discard)("closed", channel)
+
+
+def crash_in_the_main_task() -> None:
+    """A loop that ends by an exception is a loop that ends."""
+
+    async def main() -> None:
+        await join("crash")
+        raise ZeroDivisionError
+
+    with contextlib.suppress(ZeroDivisionError):
+        asyncio.run(main())
+    assert sockets() == 0
+
+
+SCENARIOS = {
+    "another waits": ends_while_another_waits,
+    "another has channels": ends_while_another_has_channels,
+    "stops": stops_and_runs_again,
+    "crashes": crash_in_the_main_task,
+    "unread messages": unread_messages_and_groups_move,
+    "closed": closed_over_its_tasks,
+}
+SCENARIOS[sys.argv[1]]()

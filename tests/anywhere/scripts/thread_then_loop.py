@@ -1,0 +1,42 @@
+"""A thread that is home first, and lasting loops that come later."""
+
+from __future__ import annotations
+
+import asyncio
+
+from asgiref.sync import async_to_sync
+
+from tests.anywhere.scripts.prelude import home_threads, layer, sockets, until
+
+
+async def join(group: str) -> str:
+    channel = await layer.new_channel()
+    await layer.group_add(group, channel)
+    return channel
+
+
+async def server() -> None:
+    """The process has only sent so far: the link moves here, where calls are faster."""
+    await layer.group_send("nobody", {"type": "x"})
+    await asyncio.to_thread(until, lambda: home_threads() == 0)
+    channel = await join("lasting")
+    await layer.group_send("lasting", {"type": "x"})
+    assert await layer.receive(channel) == {"type": "x"}
+    assert sockets() == 1
+
+
+async def guest() -> None:
+    """There are channels: the link stays, so that they lose no message."""
+    await layer.group_send("pinned", {"type": "x"})
+    assert home_threads() == 1
+    assert sockets() == 1
+
+
+async_to_sync(layer.group_send)("nobody", {"type": "x"})
+assert home_threads() == 1
+asyncio.run(server())
+assert home_threads() == 0
+channel = async_to_sync(join)("pinned")
+asyncio.run(guest())
+assert async_to_sync(layer.receive)(channel) == {"type": "x"}
+assert home_threads() == 1
