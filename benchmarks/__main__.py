@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from . import environments, machine
-from .cases import CASES, MAIN_PEERS, TARGETS, UNITS, Case
+from .cases import CASES, FEW_PEERS, QUICK_PEERS, TARGETS, UNITS, Case
 from .peers import CAPACITY, PEERS, PREFETCH, Peer
 from .results import (
     LIMIT,
@@ -49,7 +49,7 @@ BEGIN, END = ".. begin: make bench writes this", ".. end: make bench writes this
 
 #: Seconds after which a quick run starts nothing more, and how long one of its runs may take.
 QUICK_END, QUICK_TIMEOUT = 160.0, 8.0
-TIMEOUT = 150.0
+TIMEOUT = 100.0
 #: Seconds without a message after which it counts as lost.
 QUICK_PATIENCE, PATIENCE = 4.0, 20.0
 
@@ -68,7 +68,10 @@ class Bench:
         self.missing: dict[str, str] = {}
         self.peers = [peer for peer in PEERS if not options.peer or peer.key in options.peer]
         self.cases = [
-            case for case in CASES if not options.case or any(c in case.key for c in options.case)
+            case
+            for case in CASES
+            if (case.quick or not self.quick)
+            and (not options.case or any(part in case.key for part in options.case))
         ]
         self.rounds: int = options.rounds or (1 if self.quick else 3)
         state = ROOT / ".bench"
@@ -127,6 +130,7 @@ class Bench:
     def plan(self) -> list[tuple[int, Case, str]]:
         """What to run, in order: each case by all in turn, round after round."""
         everybody = [LIMIT, *(peer.key for peer in self.peers)]
+        few = {LIMIT, *(QUICK_PEERS if self.quick else FEW_PEERS)}
         alone = {peer.key for peer in self.peers if not peer.networked}
         planned = []
         for number in range(1, self.rounds + 1):
@@ -135,7 +139,7 @@ class Bench:
                     wanted = (
                         (key != LIMIT or case.limit is not None)
                         and (key not in alone or not case.processes)
-                        and (case.main or not self.quick or key in (LIMIT, *MAIN_PEERS))
+                        and (case.main or key in few)
                         and (not case.once or number == 1)
                         and key not in self.missing
                     )
@@ -266,7 +270,11 @@ class Bench:
             python = self.environments["charts"].python
             command = [str(python), str(HERE / "charts.py"), str(path), str(self.output)]
             done = subprocess.run(
-                command, env=environments.clean_environ(), capture_output=True, text=True, check=False
+                command,
+                env=environments.clean_environ(),
+                capture_output=True,
+                text=True,
+                check=False,
             )
             if done.returncode != 0:
                 print(f"No charts: {done.stderr.strip().splitlines()[-1]}")

@@ -133,9 +133,7 @@ def finish(figure: Any, axes: Any, path: Path) -> None:
     plt.close(figure)
     # No trailing blanks: they disturb whoever reads a diff.
     text = path.read_text(encoding="utf-8")
-    path.write_text(
-        "\n".join(line.rstrip() for line in text.splitlines()) + "\n", encoding="utf-8"
-    )
+    path.write_text("\n".join(line.rstrip() for line in text.splitlines()) + "\n", encoding="utf-8")
 
 
 def main(results: Path, directory: Path) -> None:

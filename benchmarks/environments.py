@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS: Mapping[str, Sequence[str]] = {
     "ours": ["--editable", str(ROOT), "uvloop"],
     "4.0.1": ["channels_rabbitmq==4.0.1"],
-    "channels_redis": ["channels_redis"],
+    "channels_redis": ["channels_redis", "redis <8"],
     "channels_postgres": ["channels_postgres"],
     "channels-nats": ["channels-nats"],
     "charts": ["matplotlib"],
@@ -26,8 +26,24 @@ REQUIREMENTS: Mapping[str, Sequence[str]] = {
 
 #: Of these the version is told in the results.
 _TOLD = frozenset(
-    "asgiref carehare channels channels-nats channels_postgres channels-rabbitmq channels_rabbitmq "
-    "channels_redis Django matplotlib msgpack nats-py pamqp psycopg redis uvloop".split()
+    [
+        "asgiref",
+        "carehare",
+        "channels",
+        "channels-nats",
+        "channels_postgres",
+        "channels-rabbitmq",
+        "channels_rabbitmq",
+        "channels_redis",
+        "Django",
+        "matplotlib",
+        "msgpack",
+        "nats-py",
+        "pamqp",
+        "psycopg",
+        "redis",
+        "uvloop",
+    ]
 )
 
 

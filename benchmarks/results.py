@@ -212,9 +212,7 @@ def _short(text: str, limit: int = 110) -> str:
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table for a terminal. A row whose cells after the second are empty may be wide."""
     whole = [row for row in rows if any(row[2:])]
-    widths = [
-        max(len(row[column]) for row in [header, *whole]) for column in range(len(header))
-    ]
+    widths = [max(len(row[column]) for row in [header, *whole]) for column in range(len(header))]
     widths[0] = max(len(row[0]) for row in [header, *rows])
     lines = []
     for row in [header, *rows]:

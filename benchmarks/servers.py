@@ -189,9 +189,7 @@ def nats() -> Iterator[Server]:
     (directory / "nats.conf").write_text(
         f"listen: {HOST}:{port}\nmax_payload: 8388608\nmax_pending: 268435456\n"
     )
-    with _private(
-        "nats", [program, "-c", str(directory / "nats.conf")], directory, port
-    ):
+    with _private("nats", [program, "-c", str(directory / "nats.conf")], directory, port):
         yield Server(port, _version([program, "--version"]))
 
 

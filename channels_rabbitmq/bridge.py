@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -19,8 +18,6 @@ from .passing import is_abandoned
 
 _T = TypeVar("_T")
 _A = TypeVar("_A")
-
-logger = logging.getLogger(__name__)
 
 #: Seconds between looks whether the home loop still runs, and the caller still waits, while
 #: calls are under way.
@@ -42,14 +39,14 @@ class _Call(Generic[_T]):
         "result",
         "start",
         "started",
-        "task",
         "waiter",
+        "work",
     )
 
     def __init__(
         self,
         guest: _Guest,
-        start: Callable[[], Coroutine[Any, Any, _T]],
+        start: Callable[[], Awaitable[_T]],
         give_back: Callable[[_T], None] | None,
     ) -> None:
         self.guest = guest
@@ -64,7 +61,8 @@ class _Call(Generic[_T]):
         self.started = False
         #: It has come to its end, and nothing more happens at home. Set under the bridge's lock.
         self.finished = False
-        self.task: asyncio.Task[_T] | None = None
+        #: A task; or, where a task is not needed, the future that ``start()`` gave.
+        self.work: asyncio.Future[_T] | None = None
         self.error: BaseException | None = None
         self.result: _T | None = None
 
@@ -163,7 +161,7 @@ class Bridge:
 
     async def call(
         self,
-        start: Callable[[], Coroutine[Any, Any, _T]],
+        start: Callable[[], Awaitable[_T]],
         give_back: Callable[[_T], None] | None = None,
     ) -> _T:
         """Run ``start()`` on the home loop, in the caller's context, and give its result.
@@ -189,7 +187,7 @@ class Bridge:
     def _enter(
         self,
         loop: asyncio.AbstractEventLoop,
-        start: Callable[[], Coroutine[Any, Any, _T]],
+        start: Callable[[], Awaitable[_T]],
         give_back: Callable[[_T], None] | None,
     ) -> _Call[_T]:
         abandoned: list[_Call[Any]] = []
@@ -242,35 +240,35 @@ class Bridge:
     def _run_queue(self) -> None:
         self._waking = False
         queue = self._queue
-        while queue:
-            try:
+        try:
+            while queue:
                 queue.popleft()()
-            except Exception:
-                logger.exception("A bug in channels_rabbitmq")
+        finally:
+            if queue:  # one failed, as asyncio will say; it must not keep the others waiting
+                self._waking = True
+                self.loop.call_soon(self._run_queue)
 
     def _start(self, call: _Call[Any]) -> None:
         with self._lock:
             if call.finished:
                 return  # it failed, and is perhaps repeated elsewhere
             call.started = True
-        call.task = call.context.run(self.loop.create_task, call.start())
-        call.task.add_done_callback(partial(self._task_done, call))
+        call.work = call.context.run(asyncio.ensure_future, call.start())
+        call.work.add_done_callback(partial(self._work_done, call))
 
-    def _task_done(self, call: _Call[Any], task: asyncio.Task[Any]) -> None:
-        if task.cancelled() and not call.cancelled:
+    def _work_done(self, call: _Call[Any], work: asyncio.Future[Any]) -> None:
+        if work.cancelled() and not call.cancelled:
             # Nobody asked for that: the home loop is cancelling all that it has.
             self.end()
         else:
-            self._finish(call, task)
-            if call.cancelled:
-                self.give_back(call)
+            self._finish(call)
 
     def _cancel(self, call: _Call[Any]) -> None:
         call.cancelled = True
-        if call.task is not None:
-            call.task.cancel()
+        if call.work is not None:
+            call.work.cancel()
         elif call.finished:
-            self.give_back(call)
+            self._drop(call)
 
     # On any thread
 
@@ -281,20 +279,29 @@ class Bridge:
         if call.error is None and give_back is not None:
             give_back(call.result)
 
-    def _finish(self, call: _Call[Any], task: asyncio.Task[Any] | None) -> None:
-        """A call ends as its task did; None is one that was not begun."""
+    def _finish(self, call: _Call[Any]) -> None:
+        """A call ends as its work did; or without an end to that, as home has ended."""
         error: BaseException | None = HomeEnded(call.started)
         result = None
-        if task is not None and task.done() and not task.cancelled():
-            error = task.exception()
-            result = None if error is not None else task.result()
+        work = call.work
+        if work is not None and work.done() and not work.cancelled():
+            error = work.exception()
+            result = None if error is not None else work.result()
         with self._lock:
             if call.finished:
                 return
             call.error, call.result = error, result
             call.finished = True
-        call.task = None
-        call.guest.finish(call)
+        call.work = None
+        if call.cancelled:
+            self._drop(call)  # its loop may have no turn left to take it
+        else:
+            call.guest.finish(call)
+
+    def _drop(self, call: _Call[Any]) -> None:
+        """The caller of a finished call has left."""
+        self.give_back(call)
+        self.leave(call.guest, call)
 
     def end_if_idle(self) -> bool:
         """End, unless calls are under way; whether it has ended."""
@@ -303,12 +310,18 @@ class Bridge:
             return self.ended
 
     def end(self) -> None:
-        """The home loop has ended: calls fail with :class:`~channels_rabbitmq.errors.HomeEnded`."""
+        """The home loop has ended: calls fail with :class:`~channels_rabbitmq.errors.HomeEnded`.
+
+        But for those that wait for a future: while the loop has turns left, that gets its answer,
+        from RabbitMQ or as the connection closes.
+        """
         with self._lock:
             first, self.ended = not self.ended, True
             calls = [call for guest in self._guests.values() for call in guest.pending]
         if first:
             self._on_end()
+        running = self.loop.is_running()
         for call in calls:
-            # One that was done, on a loop that stopped before it could say so, has its result.
-            self._finish(call, call.task)
+            if call.work is None or isinstance(call.work, asyncio.Task) or not running:
+                # What was done, on a loop that stopped before it could say so, has its result.
+                self._finish(call)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Awaitable, Generator, Sequence
-from functools import partial
 from typing import ClassVar
 
 from channels import exceptions
@@ -16,7 +15,7 @@ from channels.layers import BaseChannelLayer
 
 from .amqp.connection import Connection
 from .bridged import BridgedConnection
-from .errors import HomeEnded, NotConnected
+from .errors import HomeEnded
 from .home import Home
 from .hub import Hub
 from .messages import CHANNEL_KEY, GROUP_KEY, Message
@@ -88,7 +87,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         queue_name, mark, _ = require_channel(channel).partition("!")
         body = self._encode(CHANNEL_KEY, channel, message, self.options.max_message_size)
         if not mark:
-            await self._home.call_once(lambda hub: hub.normal.send(channel, body), _not_known)
+            await self._home.send_normal(channel, body)
             return
         hub = self._home.hub_here()
         if hub is not None:
@@ -97,7 +96,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
                 return
             except HomeEnded:
                 pass  # not sent yet: the link lives elsewhere now
-        await self._home.call_once(lambda hub: hub.send(queue_name, body), _not_known)
+        await self._home.send(queue_name, body)
 
     async def receive(self, channel: str) -> Message:
         """Wait for the next message of a channel of this process, or of a normal channel.
@@ -198,9 +197,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
                 return
             except HomeEnded:
                 pass  # not sent yet: the link lives elsewhere now
-        await self._home.call_once(
-            lambda hub: hub.send_group(group, body), partial(_log_not_known, group)
-        )
+        await self._home.send_group(group, body)
 
     async def send_group(self, group: str, message: Message) -> None:
         """The same as :meth:`group_send`."""
@@ -279,11 +276,3 @@ async def _group_discard(hub: Hub, group: str, channel: str) -> None:
         hub.group_discard(group, channel)
     else:
         await hub.normal.group_discard(group, channel)
-
-
-def _not_known() -> None:
-    raise NotConnected("the event loop of the connection ended meanwhile")
-
-
-def _log_not_known(group: str) -> None:
-    logger.warning("Message to group %s perhaps dropped: its event loop ended meanwhile", group)

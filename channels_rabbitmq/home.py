@@ -12,12 +12,13 @@ import asyncio
 import atexit
 import contextlib
 import contextvars
+import logging
 import os
 import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -29,15 +30,18 @@ from .bridge import Bridge
 from .bridged import BridgedConnection
 from .codecs import make_codec
 from .errors import HomeEnded
-from .hub import Hub
+from .hub import PUBLISH_ERRORS, Hub, send_error, warn_group_dropped
 from .memory import Memory
 from .names import random_name
 from .options import Options
 from .passing import is_passing
+from .ratelimit import RateLimitedWarning
 from .thread import LoopThread
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+
+logger = logging.getLogger(__name__)
 
 #: Seconds for taking leave of RabbitMQ when the interpreter exits.
 _EXIT_TIMEOUT = 2.0
@@ -71,6 +75,7 @@ class Home:
         self._options = options
         self.codec = make_codec(options)
         self._closed = False
+        self._warn_group_dropped = RateLimitedWarning(logger)
         self._begin()
         _homes.add(self)
 
@@ -115,14 +120,26 @@ class Home:
         """Run a method of the hub at home, from any loop; again, if home ended meanwhile."""
         return await self._call(lambda hub: method(hub, *args, **kwargs))
 
-    async def call_once(
-        self, method: Callable[[Hub], Coroutine[Any, Any, _T]], lost: Callable[[], _T]
-    ) -> _T:
-        """The same, for what must not be done twice: ``lost()`` says what that comes to."""
+    async def send(self, queue_name: str, body: bytes) -> None:
+        """Run :meth:`Hub.send` at home; once only."""
         try:
-            return await self._call(method, repeat=False)
-        except HomeEnded:
-            return lost()
+            await self._call(lambda hub: hub.sending(queue_name, body), repeat=False)
+        except (HomeEnded, *PUBLISH_ERRORS) as err:
+            raise send_error(err) from None
+
+    async def send_normal(self, channel: str, body: bytes) -> None:
+        """The same for a normal channel."""
+        try:
+            await self._call(lambda hub: hub.normal.send(channel, body), repeat=False)
+        except HomeEnded as err:
+            raise send_error(err) from None
+
+    async def send_group(self, group: str, body: bytes) -> None:
+        """Run :meth:`Hub.send_group` at home; once only."""
+        try:
+            await self._call(lambda hub: hub.sending_group(group, body), repeat=False)
+        except (HomeEnded, *PUBLISH_ERRORS) as err:
+            warn_group_dropped(self._warn_group_dropped, group, err)
 
     async def receive(self, channel: str) -> dict[str, object]:
         """Receive at home; a message that crosses with a cancellation is not lost."""
@@ -164,7 +181,7 @@ class Home:
 
     async def _call(
         self,
-        method: Callable[[Hub], Coroutine[Any, Any, _T]],
+        method: Callable[[Hub], Awaitable[_T]],
         give_back: Callable[[_T], None] | None = None,
         repeat: bool = True,
     ) -> _T:

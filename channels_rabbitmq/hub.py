@@ -36,6 +36,16 @@ _EXPIRY_PRECISION = 0.1
 #: Seconds in which RabbitMQ may send a message to who does not want to wait for one.
 _FETCH_TIME = 0.1
 
+#: How publishing fails, in :meth:`Hub.sending`.
+PUBLISH_ERRORS = (
+    asyncio.TimeoutError,
+    ChannelClosed,
+    ChannelClosedByServer,
+    ConnectionClosed,
+    NotConnected,
+    ServerSentNack,
+)
+
 _T = TypeVar("_T")
 
 
@@ -112,35 +122,36 @@ class Hub:
         :class:`~channels_rabbitmq.errors.NotConnected` when RabbitMQ does not answer in time.
         """
         try:
-            await self._publish("", queue_name, body)
-        except ServerSentNack:
-            raise ChannelFull("the receiving process stores no more messages") from None
+            await self.sending(queue_name, body)
+        except PUBLISH_ERRORS as err:
+            raise send_error(err) from None
 
     async def send_group(self, group: str, body: bytes) -> None:
         """Publish to every process that has a member; drop, with a warning, where it cannot."""
         try:
-            key = group_key(self._options.prefix, group)
-            await self._publish(self._options.groups_exchange, key, body)
-        except ServerSentNack:
-            self._warn_group_dropped(
-                "Message to group %s dropped for at least one process that stores no more", group
-            )
-        except NotConnected as err:
-            self._warn_group_dropped("Message to group %s dropped: %s", group, err)
+            await self.sending_group(group, body)
+        except PUBLISH_ERRORS as err:
+            warn_group_dropped(self._warn_group_dropped, group, err)
 
-    async def _publish(self, exchange: str, routing_key: str, body: bytes) -> None:
+    def sending(self, queue_name: str, body: bytes) -> Awaitable[None]:
+        """What :meth:`send` awaits: it raises :data:`PUBLISH_ERRORS`."""
+        return self._publish("", queue_name, body)
+
+    def sending_group(self, group: str, body: bytes) -> Awaitable[None]:
+        """What :meth:`send_group` awaits: it raises :data:`PUBLISH_ERRORS`."""
+        key = group_key(self._options.prefix, group)
+        return self._publish(self._options.groups_exchange, key, body)
+
+    def _publish(self, exchange: str, routing_key: str, body: bytes) -> Awaitable[None]:
         session = self.link.session
-        try:
-            if session is not None and session.usable:
-                await session.publish(exchange, routing_key, body)
-            else:
-                await self._in_time(self._publish_later(exchange, routing_key, body))
-        except asyncio.TimeoutError:
-            raise NotConnected("RabbitMQ is away") from None
-        except (ConnectionClosed, ChannelClosed, ChannelClosedByServer):
-            raise NotConnected("the connection to RabbitMQ ended meanwhile") from None
+        if session is not None and session.usable:
+            return session.publish(exchange, routing_key, body)
+        return self._publish_later(exchange, routing_key, body)
 
     async def _publish_later(self, exchange: str, routing_key: str, body: bytes) -> None:
+        await self._in_time(self._publish_when_ready(exchange, routing_key, body))
+
+    async def _publish_when_ready(self, exchange: str, routing_key: str, body: bytes) -> None:
         while True:
             session = await self.link.wait_session()
             if session.blocked is not None:
@@ -604,6 +615,30 @@ class Hub:
 
     async def _in_time(self, work: Awaitable[_T]) -> _T:
         return await in_time(work, self._options.send_timeout)
+
+
+def send_error(error: Exception) -> Exception:
+    """What ``send()`` raises for one of :data:`PUBLISH_ERRORS`, or when home ended meanwhile."""
+    raised: Exception = error
+    if isinstance(error, ServerSentNack):
+        raised = ChannelFull("the receiving process stores no more messages")
+    elif isinstance(error, asyncio.TimeoutError):
+        raised = NotConnected("RabbitMQ is away")
+    elif isinstance(error, HomeEnded):
+        raised = NotConnected("the event loop of the connection ended meanwhile")
+    elif not isinstance(error, NotConnected):
+        raised = NotConnected("the connection to RabbitMQ ended meanwhile")
+    return raised
+
+
+def warn_group_dropped(warn: RateLimitedWarning, group: str, error: Exception) -> None:
+    """The same for ``group_send()``, which raises nothing."""
+    if isinstance(error, ServerSentNack):
+        warn("Message to group %s dropped for at least one process that stores no more", group)
+    elif isinstance(error, HomeEnded):
+        warn("Message to group %s perhaps dropped: its event loop ended meanwhile", group)
+    else:
+        warn("Message to group %s dropped: %s", group, send_error(error))
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

@@ -83,6 +83,7 @@ class Link:
         self._warn_failed = RateLimitedWarning(logger)
         self._warn_lost = RateLimitedWarning(logger)
         self._task = self._loop.create_task(self._run())
+        self._task.add_done_callback(self._end_by_itself)
 
     def __repr__(self) -> str:
         return f"<Link {self._queue_name} {self._lifecycle.state.value}>"
@@ -141,35 +142,58 @@ class Link:
         self._session_made.exception()  # nobody needs to have waited
 
     async def _run(self) -> None:
-        retries = delays()
         try:
-            while True:
-                started = self._loop.time()
-                try:
-                    await self._connect_and_use()
-                except Exception:
-                    logger.exception("A bug in channels_rabbitmq; connecting again")
-                if self._cut or self._lifecycle.state is State.CLOSING:
-                    return
-                if self._loop.time() - started >= _SUCCESS:
-                    retries = delays()
-                await asyncio.sleep(next(retries))
-        finally:
-            self.session = None
-            if self._lifecycle.state is not State.CLOSING:
-                self._lifecycle.move(State.CLOSING)
-                self._on_end()
-                self._stop_waiters(HomeEnded(started=False))
-            await self._close_connection()
-            self._lifecycle.move(State.CLOSED)
+            await self._keep_connected()
+        except GeneratorExit:
+            raise  # the loop was closed over this task: nothing can be done on it any more
+        except BaseException:
+            await self._finish()
+            raise
+        await self._finish()
+
+    async def _keep_connected(self) -> None:
+        retries = delays()
+        while True:
+            started = self._loop.time()
+            try:
+                await self._connect_and_use()
+            except Exception:
+                logger.exception("A bug in channels_rabbitmq; connecting again")
+            if self._cut or self._lifecycle.state is State.CLOSING:
+                return
+            if self._loop.time() - started >= _SUCCESS:
+                retries = delays()
+            await asyncio.sleep(next(retries))
+
+    async def _finish(self) -> None:
+        self.session = None
+        self._end_by_itself()
+        await self._close_connection()
+        self._lifecycle.move(State.CLOSED)
+
+    def _end_by_itself(self, task: object = None) -> None:
+        """Unless it was closed, tell those who count on it; also if the task never began."""
+        if self._lifecycle.state in (State.CONNECTING, State.READY):
+            self._lifecycle.move(State.CLOSING)
+            self._on_end()
+            self._stop_waiters(HomeEnded(started=False))
 
     async def _close_connection(self) -> None:
         """Take leave of RabbitMQ, so that the queue's name is free at once; within a second."""
         connection = self._connection
         if connection is not None and connection.connecting_or_open:
             connection.protocol.close()
-            await asyncio.wait({connection.protocol.closed}, timeout=_LEAVE_TIMEOUT)
+            await self._wait_closed(connection, _LEAVE_TIMEOUT)
             connection.protocol.abort()
+            await self._wait_closed(connection, _LEAVE_TIMEOUT)
+
+    async def _wait_closed(self, connection: Connection, timeout: float) -> None:
+        """Wait, also when cancelled again: what ends already must not leave its socket behind."""
+        closed = connection.protocol.closed
+        due = self._loop.time() + timeout
+        while not closed.done() and self._loop.time() < due:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({closed}, timeout=due - self._loop.time())
 
     async def _connect_and_use(self) -> None:
         """Try every address once, in random order; use the first session that starts."""
@@ -203,7 +227,7 @@ class Link:
             self._lifecycle.move(State.CONNECTING)
             self._session_made = self._loop.create_future()
             self._on_lost()
-        if self._lifecycle.state is State.CONNECTING:
+        if self._lifecycle.state is State.CONNECTING and not self._cut:
             if reason is None:
                 logger.info("The connection to RabbitMQ was closed; connecting again")
             else:

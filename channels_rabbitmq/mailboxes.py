@@ -69,8 +69,8 @@ class Delivery:
         self.holders = 0
 
 
-#: The queue of a mailbox that holds nothing: an empty deque has 600 bytes, and most mailboxes are
-#: empty most of the time. Nothing is ever put into it.
+#: The queue of a mailbox that has held nothing yet: a deque of its own takes 600 bytes. Nothing is
+#: ever put into it.
 _NOTHING: deque[Delivery] = deque()
 
 
@@ -242,10 +242,7 @@ class Mailboxes:
 
     def take(self, box: Mailbox) -> Message:
         """Give the oldest message of a mailbox that holds one."""
-        queue = box.queue
-        delivery = queue.popleft()
-        if not queue:
-            box.queue = _NOTHING
+        delivery = box.queue.popleft()
         box.read = True
         message = delivery.message
         if message is None:

@@ -39,6 +39,8 @@ def queue_arguments(options: Options, channel: str) -> Arguments:
     by more than that, so no message goes before its time.
     """
     return {
+        # Whatever the virtual host's default is: a quorum queue counts its capacity less exactly.
+        "x-queue-type": "classic",
         "x-message-ttl": options.expiry_ms,
         "x-max-length": options.capacity_of(channel),
         "x-overflow": "reject-publish",

@@ -14,6 +14,8 @@ from tests import rabbit
 from tests.rabbit import MakeLayer
 from tests.support import until
 
+pytestmark = pytest.mark.slow
+
 
 async def block(layer: RabbitmqChannelLayer) -> None:
     """Publish once, so that the server stops reading from the layer's connection."""

@@ -15,6 +15,8 @@ import pytest
 from devtools.broker import Broker, BrokerError
 from tests.support import until
 
+pytestmark = pytest.mark.slow
+
 #: Starts a broker, says where it is, and waits to be ended.
 HOLDER = """
 import signal, sys

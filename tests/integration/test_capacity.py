@@ -14,6 +14,8 @@ from tests import rabbit
 from tests.rabbit import MakeLayer
 from tests.support import until
 
+pytestmark = pytest.mark.slow
+
 
 async def test_backlog_grows_on_rabbitmq(make_layer: MakeLayer, broker: Broker, vhost: str) -> None:
     """local_capacity messages are taken into memory, remote_capacity more stay on RabbitMQ."""

@@ -18,6 +18,8 @@ from tests.proxy import Proxy
 from tests.rabbit import MakeLayer
 from tests.support import until
 
+pytestmark = pytest.mark.slow
+
 METHODS: dict[str, Callable[[RabbitmqChannelLayer, str], Coroutine[Any, Any, object]]] = {
     "new_channel": lambda layer, channel: layer.new_channel(),
     "send": lambda layer, channel: layer.send(channel, {}),

@@ -14,6 +14,8 @@ from tests.proxy import Proxy
 from tests.rabbit import MakeLayer
 from tests.support import until
 
+pytestmark = pytest.mark.slow
+
 
 async def test_first_that_answers(
     make_layer: MakeLayer, amqp_url: str, caplog: pytest.LogCaptureFixture

@@ -31,7 +31,7 @@ MESSAGE = {
     "nested": {"list": [{"a": [b"b", {}]}]},
 }
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 class Peer:

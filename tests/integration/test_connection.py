@@ -177,6 +177,7 @@ async def test_properties(connection: Connection) -> None:
     }
 
 
+@pytest.mark.slow
 async def test_persistent(broker: Broker, vhost: str) -> None:
     """A persistent message in a durable queue survives the broker's restart, another does not."""
     async with connection_to(f"{broker.url}/{vhost}") as connection:
@@ -632,6 +633,7 @@ async def test_alarm_ends(broker: Broker, vhost: str) -> None:
         assert await take(connection, "q") == [b"x"]
 
 
+@pytest.mark.slow
 async def test_frozen_broker(broker: Broker, vhost: str) -> None:
     """A broker that is frozen is left when its heartbeats are missed; one can connect again."""
     connection = connection_to(f"{broker.url}/{vhost}?heartbeat=1")

@@ -13,6 +13,8 @@ import pytest
 from tests.processes import Process, running
 from tests.support import until
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from tests.conftest import MakeLayer
 

@@ -12,6 +12,8 @@ from channels.exceptions import ChannelFull
 from tests.rabbit import MakeLayer
 from tests.support import until
 
+pytestmark = pytest.mark.slow
+
 
 async def test_local_expiry_is_precise(
     make_layer: MakeLayer, caplog: pytest.LogCaptureFixture

@@ -10,6 +10,8 @@ from channels.exceptions import ChannelFull
 
 from tests.rabbit import MakeLayer
 
+pytestmark = pytest.mark.slow
+
 
 async def test_stuck_channel_does_not_close_the_window(
     make_layer: MakeLayer, caplog: pytest.LogCaptureFixture

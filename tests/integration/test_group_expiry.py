@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.support import until
+
+pytestmark = pytest.mark.slow
 
 if TYPE_CHECKING:
     from tests.conftest import MakeLayer

@@ -19,6 +19,8 @@ from channels_rabbitmq.errors import describe
 from tests.scripted import Peer, connected, endpoint, serve
 from tests.support import until
 
+pytestmark = pytest.mark.slow
+
 
 async def fail_to_connect(port: int, **changes: object) -> Exception:
     """Give the error of an attempt to connect, which leaves a closed connection."""

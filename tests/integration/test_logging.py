@@ -17,6 +17,8 @@ from tests.proxy import Proxy
 from tests.rabbit import MakeLayer
 from tests.support import until
 
+pytestmark = pytest.mark.slow
+
 PAYLOAD = "a-very-private-payload"
 PASSWORD = "hush@hush"
 IN_A_URL = "hush%40hush"

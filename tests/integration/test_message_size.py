@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from channels.exceptions import MessageTooLarge
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from tests.conftest import MakeLayer
 

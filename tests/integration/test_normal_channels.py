@@ -16,6 +16,8 @@ from devtools.broker import Broker
 from tests.processes import running
 from tests.support import until
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from tests.conftest import MakeLayer
 
@@ -65,6 +67,7 @@ async def test_the_queue(make_layer: MakeLayer, broker: Broker, vhost: str) -> N
         "x-message-ttl": 30000,
         "x-max-length": 7,
         "x-overflow": "reject-publish",
+        "x-queue-type": "classic",
         "x-expires": 61000,
     }
 

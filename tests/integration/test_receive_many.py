@@ -10,6 +10,8 @@ from channels.exceptions import StopConsumer
 
 from tests.support import until
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from tests.conftest import MakeLayer
 

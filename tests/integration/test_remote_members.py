@@ -10,6 +10,8 @@ import pytest
 from channels_rabbitmq.errors import NotAnswered
 from tests.processes import running
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from tests.conftest import MakeLayer
 

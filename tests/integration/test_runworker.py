@@ -17,6 +17,8 @@ import websockets
 
 from tests.processes import ROOT
 
+pytestmark = pytest.mark.slow
+
 PROJECT = ROOT / "tests" / "projects" / "worker"
 ORDERS = 60
 

@@ -23,6 +23,8 @@ from tests.pages import README, ROOT, run, snippet, snippets
 from tests.rabbit import MakeLayer
 from tests.support import until
 
+pytestmark = pytest.mark.slow
+
 DOCUMENTED_URL = "amqp://guest:guest@127.0.0.1"
 
 LINE = {"type": "chat.line", "text": "Hello"}

@@ -36,6 +36,7 @@ def test_arguments() -> None:
         "x-message-ttl": 7000,
         "x-max-length": 5,
         "x-overflow": "reject-publish",
+        "x-queue-type": "classic",
         "x-expires": 15000,
     }
     assert queue_arguments(options, "bigger")["x-max-length"] == 9

@@ -114,7 +114,7 @@ async def errors() -> None:
     assert full.type is ChannelFull
     text = "".join(traceback.format_exception(full.value))
     assert "in errors" in text, text  # where it was called
-    assert "hub.py" in text, text  # where it was raised
+    assert "channels_rabbitmq" in text, text  # where it was raised
     for bad, kind in (
         (layer.send("no such name!?", {}), TypeError),
         (layer.send(channel, {1: "int key"}), TypeError),
@@ -126,9 +126,9 @@ async def errors() -> None:
 
 
 async def context_arrives() -> None:
-    """What is logged at home for a call belongs to the caller's context."""
+    """What is logged for a call belongs to the caller's context."""
     handler = SeesRequest()
-    logger = logging.getLogger("channels_rabbitmq.hub")
+    logger = logging.getLogger("channels_rabbitmq")
     logger.addHandler(handler)
     channel = await layer.new_channel()
     await layer.group_add("full", channel)
