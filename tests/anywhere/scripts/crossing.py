@@ -14,22 +14,12 @@ from asgiref.sync import async_to_sync
 from channels.exceptions import ChannelFull
 
 from channels_rabbitmq.errors import MessageReturned
+from channels_rabbitmq.hub import Hub
 from tests.anywhere.scripts.prelude import layer
 
 logging.getLogger("channels_rabbitmq").addHandler(logging.NullHandler())  # warns of full channels
 logging.getLogger("channels_rabbitmq").propagate = False
 request = contextvars.ContextVar("request", default="none")
-
-
-class SeesRequest(logging.Handler):
-    """Notes the request that each warning belongs to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.seen.append(request.get())
 
 
 async def cancel_receive() -> None:
@@ -126,17 +116,15 @@ async def errors() -> None:
 
 
 async def context_arrives() -> None:
-    """What is logged for a call belongs to the caller's context."""
-    handler = SeesRequest()
-    logger = logging.getLogger("channels_rabbitmq")
-    logger.addHandler(handler)
-    channel = await layer.new_channel()
-    await layer.group_add("full", channel)
+    """What runs at home for a call, such as its logging, sees the caller's context."""
+
+    async def look(hub: Hub) -> str:
+        assert hub.loop is not caller
+        return request.get()
+
+    caller = asyncio.get_running_loop()
     request.set("the caller's")
-    for _ in range(400):
-        await layer.group_send("full", {"type": "filler"})
-    logger.removeHandler(handler)
-    assert "the caller's" in handler.seen, handler.seen
+    assert await layer._home.call(look) == "the caller's"
 
 
 async def no_cycles() -> None:
