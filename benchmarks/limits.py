@@ -154,13 +154,13 @@ def send(spec: Spec) -> Figures:
 
 
 def latency(spec: Spec) -> Figures:
-    """One message at a time."""
+    """One message at a time: over a blocking socket, and by asyncio with the least of protocols."""
     raw = Raw(spec["port"])
     raw.consume()
     frames = publish_frames(100)
     arrivals = Arrivals(raw)
     times = []
-    deadline = time.perf_counter() + spec["seconds"]
+    deadline = time.perf_counter() + spec["seconds"] / 2
     while time.perf_counter() < deadline or len(times) < 100:
         started = time.perf_counter()
         raw.socket.sendall(frames)
@@ -171,8 +171,38 @@ def latency(spec: Spec) -> Figures:
     return {
         "median_us": statistics.median(times) * 1e6,
         "p99_us": times[len(times) * 99 // 100] * 1e6,
+        "asyncio_median_us": asyncio.run(round_trips(raw, spec["seconds"] / 2)) * 1e6,
         "messages": len(times),
     }
+
+
+class Wakes(asyncio.Protocol):
+    """Wakes who waits for a message; looks at nothing but its end."""
+
+    def __init__(self) -> None:
+        self.arrived: asyncio.Future[None] | None = None
+
+    def data_received(self, data: bytes) -> None:
+        if MARKER in data and self.arrived is not None and not self.arrived.done():
+            self.arrived.set_result(None)
+
+
+async def round_trips(raw: Raw, seconds: float) -> float:
+    """The median seconds of one message at a time by asyncio."""
+    loop = asyncio.get_running_loop()
+    frames = publish_frames(100)
+    raw.socket.setblocking(False)
+    transport, protocol = await loop.create_connection(Wakes, sock=raw.socket)
+    times = []
+    deadline = time.perf_counter() + seconds
+    while time.perf_counter() < deadline or len(times) < 100:
+        started = time.perf_counter()
+        protocol.arrived = loop.create_future()
+        transport.write(frames)
+        await protocol.arrived
+        times.append(time.perf_counter() - started)
+    transport.abort()
+    return statistics.median(times[50:])
 
 
 def own_groups(spec: Spec) -> Figures:
@@ -222,21 +252,24 @@ async def fan_out(spec: Spec) -> Figures:
     """Wake that many tasks, each of which decodes a copy of its own."""
     members = spec["params"]["members"]
     loop = asyncio.get_running_loop()
-    body = msgpack.packb({"type": "bench.message", "text": "x" * 100})
+    text = "x" * 100
+    body = msgpack.packb({"type": "bench.message", "text": text})
     boxes = [Box() for _ in range(members)]
     arrived = 0
     all_arrived = asyncio.Event()
 
-    async def receive(box: Box) -> object:
+    async def receive(box: Box) -> Any:
         while not box.queue:
             box.waiter = loop.create_future()
             await box.waiter
         return msgpack.unpackb(box.queue.popleft())
 
     async def consume(box: Box) -> None:
+        # The same work as that of a worker's reader.
         nonlocal arrived
         while True:
-            await receive(box)
+            if (await receive(box))["text"] != text:
+                raise RuntimeError("this cannot be")
             arrived += 1
             if arrived % members == 0:
                 all_arrived.set()

@@ -68,10 +68,12 @@ class Results:
             return None
         return Spread(statistics.median(values), min(values), max(values))
 
-    def ratio(self, case: str, peer: str, other: str, figure: str) -> float | None:
+    def ratio(
+        self, case: str, peer: str, other: str, figure: str, other_figure: str | None = None
+    ) -> float | None:
         """The median of one peer's figure over another's, each of one round."""
         values = self.by_round(case, peer, figure)
-        others = self.by_round(case, other, figure)
+        others = self.by_round(case, other, other_figure or figure)
         ratios = [values[number] / others[number] for number in values.keys() & others.keys()]
         return statistics.median(ratios) if ratios else None
 
@@ -135,7 +137,9 @@ def judge(results: Results, target: Target) -> Verdict:
         complete = len(medians) == len(target.spread_over)
         value = max(medians) / min(medians) if complete else None
     elif target.against is not None:
-        value = results.ratio(target.case, OURS, target.against, target.figure)
+        value = results.ratio(
+            target.case, OURS, target.against, target.figure, target.against_figure
+        )
     else:
         spread = results.spread(target.case, OURS, target.figure)
         value = None if spread is None else spread.median

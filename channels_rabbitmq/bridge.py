@@ -6,6 +6,7 @@ Wake-ups of either loop are coalesced: many calls under way cost few.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import threading
 from collections import deque
@@ -322,6 +323,11 @@ class Bridge:
             self._on_end()
         running = self.loop.is_running()
         for call in calls:
-            if call.work is None or isinstance(call.work, asyncio.Task) or not running:
+            work = call.work
+            if work is None or isinstance(work, asyncio.Task) or not running:
                 # What was done, on a loop that stopped before it could say so, has its result.
                 self._finish(call)
+                if work is not None:
+                    # It may have begun too late for the loop to have cancelled it.
+                    with contextlib.suppress(RuntimeError):
+                        self.loop.call_soon_threadsafe(work.cancel)

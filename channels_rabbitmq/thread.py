@@ -65,12 +65,17 @@ class LoopThread:
         asyncio.set_event_loop(loop)
         try:
             loop.run_until_complete(self._stopped)
-            tasks = asyncio.all_tasks(loop)
-            for task in tasks:
-                task.cancel()
-            if tasks:
-                loop.run_until_complete(asyncio.wait(tasks, timeout=_CANCEL_TIMEOUT))
+            self._cancel_all()
             loop.run_until_complete(loop.shutdown_asyncgens())
+            self._cancel_all()  # what began meanwhile, for a caller on another loop
         finally:
             asyncio.set_event_loop(None)
             loop.close()
+
+    def _cancel_all(self) -> None:
+        loop = self.loop
+        due = loop.time() + _CANCEL_TIMEOUT
+        while (tasks := asyncio.all_tasks(loop)) and loop.time() < due:
+            for task in tasks:
+                task.cancel()
+            loop.run_until_complete(asyncio.wait(tasks, timeout=due - loop.time()))

@@ -72,7 +72,7 @@ def _negotiate(theirs: int | None, ours: int) -> int:
 class Protocol(asyncio.Protocol):
     """The asyncio protocol of one connection. Use :class:`.connection.Connection` instead.
 
-    What is written during one turn of the event loop goes to the socket in one piece.
+    What is written during one turn of the event loop goes to the socket in one piece, or few.
     """
 
     def __init__(self, endpoint: Endpoint, loop: asyncio.AbstractEventLoop) -> None:
