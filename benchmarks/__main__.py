@@ -341,7 +341,7 @@ class Bench:
 
 def execute(command: Sequence[str], timeout: float) -> tuple[Mapping[str, float], str]:
     """Run a worker; give its figures, or why there are none."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -349,16 +349,15 @@ def execute(command: Sequence[str], timeout: float) -> tuple[Mapping[str, float]
         text=True,
         env=environments.clean_environ(),
         start_new_session=True,
-    )
-    try:
-        output, errors = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        output, errors = "", f"no result within {timeout:g} s"
-    finally:
-        # With whatever it started.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            return {}, f"no result within {timeout:g} s"
+        finally:
+            # With whatever it started.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     try:
         answer = json.loads(output)
     except ValueError:

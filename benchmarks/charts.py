@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
+import matplotlib as mpl  # type: ignore[import-not-found,unused-ignore]
 
 mpl.use("svg")
-import matplotlib.pyplot as plt
+import matplotlib.pyplot as plt  # type: ignore[import-not-found,unused-ignore]
 
 #: Ours stand out; the rest is for telling lines apart, also without colours.
 OURS_COLOUR = "#d95f02"

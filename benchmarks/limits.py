@@ -48,7 +48,7 @@ class Raw:
         self._buffer = b""
         self.socket.sendall(b"AMQP\0\0\x09\x01")
         self.read()
-        capabilities = {"publisher_confirms": True, "basic.nack": True}
+        capabilities: dict[str, Any] = {"publisher_confirms": True, "basic.nack": True}
         self.call(
             pamqp.commands.Connection.StartOk(
                 {"capabilities": capabilities}, "PLAIN", "\0guest\0guest", "en_US"
@@ -93,7 +93,7 @@ class Raw:
 def publish_frames(payload: int) -> bytes:
     """All frames of one publish to our own queue."""
     body = b"x" * (payload + ENVELOPE - len(MARKER)) + MARKER
-    frames = [
+    frames: list[pamqp.frame.FrameTypes] = [
         pamqp.commands.Basic.Publish(exchange="", routing_key="limit"),
         pamqp.header.ContentHeader(0, len(body), pamqp.commands.Basic.Properties()),
     ]
@@ -159,7 +159,7 @@ def latency(spec: Spec) -> Figures:
     raw.consume()
     frames = publish_frames(100)
     arrivals = Arrivals(raw)
-    times = []
+    times: list[float] = []
     deadline = time.perf_counter() + spec["seconds"] / 2
     while time.perf_counter() < deadline or len(times) < 100:
         started = time.perf_counter()
@@ -193,7 +193,7 @@ async def round_trips(raw: Raw, seconds: float) -> float:
     frames = publish_frames(100)
     raw.socket.setblocking(False)
     transport, protocol = await loop.create_connection(Wakes, sock=raw.socket)
-    times = []
+    times: list[float] = []
     deadline = time.perf_counter() + seconds
     while time.perf_counter() < deadline or len(times) < 100:
         started = time.perf_counter()

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from devtools.broker import GUARD, HOST, Broker, BrokerError, free_port
 
@@ -85,7 +86,7 @@ def _private(
             process.wait()
 
 
-def _as_user(user: str | None) -> dict[str, object]:
+def _as_user(user: str | None) -> dict[str, Any]:
     return {} if user is None else {"user": user, "extra_groups": []}
 
 

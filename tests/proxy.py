@@ -31,7 +31,7 @@ class Proxy:
         self._lingering: set[asyncio.StreamWriter] = set()
         self._flows = asyncio.Event()
         self._flows.set()
-        #: Connections taken since the start.
+        #: Connections taken, and led on to the broker, since the start.
         self.accepted = 0
         #: Bytes that came from clients.
         self.bytes_up = 0
@@ -84,7 +84,6 @@ class Proxy:
         self._flows.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.accepted += 1
         try:
             upstream_reader, upstream = await asyncio.open_connection(
                 self._target.hostname, self._target.port or 5672
@@ -93,6 +92,7 @@ class Proxy:
             writer.transport.abort()
             return
         self._pairs[writer] = upstream
+        self.accepted += 1  # from here on a cut reaches it
         up = asyncio.create_task(self._pump(reader, upstream, is_up=True))
         down = asyncio.create_task(self._pump(upstream_reader, writer, is_up=False))
         self._pumps |= {up, down}
