@@ -128,27 +128,33 @@ def send(spec: Spec) -> Figures:
     window = WINDOW if payload < LARGE else spec["params"]["senders"]
     burst = min(100, window)
     chunk = frames * burst
-    room = threading.Semaphore(window // burst)
-    sent = 0
-    deadline = time.perf_counter() + spec["seconds"]
+    allowed = threading.Semaphore(window // burst)
+    stopped = threading.Event()
 
     def write() -> None:
-        nonlocal sent
-        while time.perf_counter() < deadline:
-            room.acquire()
-            sent += burst
+        while True:
+            allowed.acquire()
+            if stopped.is_set():
+                return
             raw.socket.sendall(chunk)
 
     arrivals = Arrivals(raw)
     started = time.perf_counter()
     writer = threading.Thread(target=write)
     writer.start()
+    # What the writer may send in all; as many messages as that will come.
+    due = window // burst * burst
     arrived = freed = 0
-    while writer.is_alive() or arrived < sent:
+    while arrived < due:
         arrived += arrivals.next()
         while arrived - freed >= burst:
             freed += burst
-            room.release()
+            if time.perf_counter() - started < spec["seconds"]:
+                due += burst
+                allowed.release()
+    stopped.set()
+    allowed.release()
+    writer.join()
     wall = time.perf_counter() - started
     return {"rate": arrived / wall, "bytes_rate": arrived * payload / wall, "messages": arrived}
 

@@ -58,6 +58,7 @@ class Running:
 
     def __init__(self, process: subprocess.Popen[str], errors: IO[str]) -> None:
         self._process = process
+        self.pid = process.pid
         self._errors = errors
         self._out: list[str] = []
         self._last_output = time.monotonic()

@@ -49,13 +49,20 @@ def accepts(port: int) -> bool:
 
 
 @asynccontextmanager
-async def serving(arguments: list[str], url: str, **options: object) -> AsyncIterator[int]:
-    """A server of the site, on the port that it gives; it must end well when it is told to."""
+async def serving(
+    arguments: list[str], url: str, most_threads: int = 100, **options: object
+) -> AsyncIterator[int]:
+    """A server of the site, on the port that it gives; it must end well when it is told to.
+
+    That is after it has come down to so many threads.
+    """
     port = free_port()
     arguments = [argument.format(port=port) for argument in arguments]
     with started(arguments, url, cwd=PROJECT, **options) as running:
         await until(lambda: asyncio.to_thread(accepts, port), timeout=30)
         yield port
+        # Django's own server is killed with the threads of its last requests still at work.
+        await until(lambda: len(list(Path(f"/proc/{running.pid}/task").iterdir())) <= most_threads)
         running.signal(signal.SIGINT)
         ended = await running.end()
     # Some servers leave the socket that they listened on to the garbage collector.
@@ -85,7 +92,8 @@ async def test_views_under_wsgi(proxy: Proxy, make_layer: MakeLayer, server: lis
     channel = await listener.new_channel()
     await listener.group_add("room", channel)
     exchange = listener.options.groups_exchange
-    async with serving(server, proxy.url, groups_exchange=exchange) as port:
+    most = 2 if server is RUNSERVER else 100
+    async with serving(server, proxy.url, most, groups_exchange=exchange) as port:
         paths = [f"{view}?text={view}{n}" for n in range(20) for view in ("sync", "async")]
         # Channels makes its layer at the first use; threads that all came first would get several.
         await asyncio.to_thread(get, port, "sync?text=first")
