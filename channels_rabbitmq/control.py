@@ -177,7 +177,7 @@ class Control:
 
     async def _ask_all_on(self, session: Session, answers: Answers) -> None:
         if self._listening is not session:
-            await asyncio.shield(session.bind(self._askers_key))
+            await session.bind(self._askers_key).follow()
             self._listening = session
             self._discovered_at = None
         body = self._encode_question(answers.question)

@@ -13,7 +13,7 @@ from carehare import ChannelClosed, ChannelClosedByServer, ConnectionClosed, Ser
 from channels.exceptions import ChannelFull, StopConsumer
 
 from .amqp.connection import Connection
-from .amqp.futures import in_time, wait_until
+from .amqp.futures import Deadlines, in_time
 from .codecs import Codec
 from .control import FLUSH, JOIN, LEAVE, MARK, MEMBERS, Control, Question, control_key
 from .errors import HomeEnded, NotAnswered, NotConnected
@@ -71,6 +71,8 @@ class Hub:
         self._queue_name = queue_name
         self._memory = memory
         self._mailboxes = mailboxes = memory.mailboxes
+        #: Whether a channel was received from before, so that its name needs no check.
+        self.knows: Callable[[str], bool] = mailboxes.knows
         self._joins = memory.joins
         self.loop = asyncio.get_running_loop()
         self._closed = False
@@ -106,6 +108,8 @@ class Hub:
         self._control = Control(options, codec, queue_name, self.link, self._serve)
         self._hooks = Hooks(options)
         self._joins_timer: asyncio.TimerHandle | None = None
+        #: For those who wait for a binding.
+        self._deadlines = Deadlines(self.loop, options.send_timeout)
         if len(mailboxes):
             self._watch_expiry()
         self._watch_joins()
@@ -122,7 +126,7 @@ class Hub:
         :class:`~channels_rabbitmq.errors.NotConnected` when RabbitMQ does not answer in time.
         """
         try:
-            await self.sending(queue_name, body)
+            await self._publish("", queue_name, body)
         except PUBLISH_ERRORS as err:
             raise send_error(err) from None
 
@@ -162,10 +166,6 @@ class Hub:
             await session.wait_writable()
 
     # Receiving
-
-    def knows(self, channel: str) -> bool:
-        """Whether a channel was received from before, so that its name needs no check."""
-        return self._mailboxes.knows(channel) and "!" in channel
 
     async def receive(self, channel: str) -> Message:
         """Wait for the oldest message of a local channel, through outages; cancellation is safe."""
@@ -412,8 +412,10 @@ class Hub:
         due = self.loop.time() + self._options.send_timeout
         session = self.link.session
         if session is not None:
+            bound = session.bind(group_key(self._options.prefix, group)).follow()
+            self._deadlines.watch(bound)
             try:
-                await wait_until(session.bind(group_key(self._options.prefix, group)), due)
+                await bound
                 return
             except (ConnectionClosed, ChannelClosed, ChannelClosedByServer):
                 pass  # the next session binds it
@@ -423,7 +425,7 @@ class Hub:
         while group in self._mailboxes.groups:
             session = await self.link.wait_session()
             try:
-                await asyncio.shield(session.bind(group_key(self._options.prefix, group)))
+                await session.bind(group_key(self._options.prefix, group)).follow()
                 return
             except (ConnectionClosed, ChannelClosed, ChannelClosedByServer):
                 # The next session binds it; the link has yet to notice that this one ended.
@@ -612,6 +614,7 @@ class Hub:
         for timer in (self._expiry_timer, self._relief_timer, self._joins_timer):
             if timer is not None:
                 timer.cancel()
+        self._deadlines.cancel()
 
     async def _in_time(self, work: Awaitable[_T]) -> _T:
         return await in_time(work, self._options.send_timeout)

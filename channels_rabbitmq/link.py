@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterable, Iterator
 from channels.exceptions import StopConsumer
 
 from .amqp.addresses import resolve
+from .amqp.channel import OnDelivery
 from .amqp.connection import Connection
 from .amqp.futures import in_time
 from .errors import CONNECTION_ERRORS, HomeEnded, describe
 from .lifecycle import Lifecycle, State
 from .options import Endpoint, Options
 from .ratelimit import RateLimitedWarning
-from .session import OnDelivery, Session
+from .session import Session
 
 logger = logging.getLogger(__name__)
 

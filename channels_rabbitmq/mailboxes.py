@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-from .messages import Envelope, Message, decode
+from .messages import Envelope, Message, decode, is_flat
 
 #: Seconds for which a channel that holds messages may go unread before it counts as stuck, when
 #: the window is full. Long enough for a healthy consumer to get its turn of the event loop.
@@ -53,7 +53,7 @@ NOWHERE = _Nowhere()
 class Delivery:
     """One message from RabbitMQ, shared by the local channels that have yet to read it."""
 
-    __slots__ = ("arrived", "body", "holders", "message", "source", "tag")
+    __slots__ = ("arrived", "body", "flat", "holders", "message", "source", "tag")
 
     def __init__(
         self, source: Source, tag: int, arrived: float, body: bytes, message: Message
@@ -63,8 +63,10 @@ class Delivery:
         #: The clock's reading when it came.
         self.arrived = arrived
         self.body = body
-        #: The message decoded once, for its first reader; the others decode copies of their own.
+        #: The message decoded once: for all readers, if it is flat and so cheap to copy; else for
+        #: the first one, and the others decode copies of their own.
         self.message: Message | None = message
+        self.flat = False
         #: How many channels still hold it. At zero it is acknowledged.
         self.holders = 0
 
@@ -230,6 +232,7 @@ class Mailboxes:
             delivery.source.ack(delivery.tag)
             return
         delivery.holders = len(channels)
+        delivery.flat = delivery.holders > 1 and is_flat(delivery.message)
         self._held[delivery] = None
         boxes = self._boxes
         for name in channels:
@@ -244,15 +247,17 @@ class Mailboxes:
         """Give the oldest message of a mailbox that holds one."""
         delivery = box.queue.popleft()
         box.read = True
-        message = delivery.message
-        if message is None:
-            message = self._decode(delivery.body)[2]
-        else:
-            delivery.message = None
-        delivery.holders -= 1
-        if not delivery.holders:
+        delivery.holders = holders = delivery.holders - 1
+        if not holders:
             del self._held[delivery]
             delivery.source.ack(delivery.tag)
+        message = delivery.message
+        if message is None:
+            return self._decode(delivery.body)[2]
+        if holders:
+            if delivery.flat:
+                return message.copy()
+            delivery.message = None
         return message
 
     def put_back(self, channel: str, message: Message, now: float) -> None:

@@ -92,6 +92,11 @@ def open_envelope(data: dict[str, object]) -> Envelope:
     raise BadMessage(f"neither {CHANNEL_KEY} nor {GROUP_KEY} names a receiver")
 
 
+def is_flat(message: Message | None) -> bool:
+    """Whether nothing in a decoded message can be changed, so that ``copy()`` makes it private."""
+    return type(message) is dict and _SCALARS.issuperset(map(type, message.values()))
+
+
 def _refuse_key(key: object) -> NoReturn:
     raise TypeError(f"the keys of a message must be str, not {type(key).__name__}")
 

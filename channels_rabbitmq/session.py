@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, TypeVar
 import pamqp.commands
 from carehare import ChannelClosedByServer, ConnectionClosed
 
-from .amqp.channel import Channel
+from .amqp.channel import Channel, OnDelivery
 from .amqp.connection import Connection
 from .amqp.frames import Method
-from .amqp.futures import in_time, retrieve
+from .amqp.futures import Shared, in_time, retrieve
 from .errors import NotConnected
 from .options import Options
 
@@ -40,9 +40,6 @@ _LOCKED = 405
 _NOT_FOUND = 404
 _PRECONDITION_FAILED = 406
 
-#: Called with where to acknowledge, the delivery tag, whether it came before, and the body.
-OnDelivery = Callable[[Channel, int, bool, bytes], None]
-
 
 class Session:
     """The layer's AMQP objects on one connection, from :meth:`start` until :attr:`ended`.
@@ -58,7 +55,6 @@ class Session:
         self.connection = connection
         self._options = options
         self._queue_name = queue_name
-        self._on_delivery = on_delivery
         self._protocol = connection.protocol
         self._loop = self._protocol.loop
         #: Done once the session is of no more use; gives why, or None if the user closed it.
@@ -71,15 +67,15 @@ class Session:
         #: For what may come back. Opened when it is first used.
         self._mandatory_publisher: Channel | None = None
         self._binder = self._open_channel()
-        self._consumer = self._open_channel(on_delivery=self._deliver)
-        #: The groups that are bound, or on the way to it; the future is done once it is so.
-        self._bindings: dict[str, asyncio.Future[Method]] = {}
+        self._consumer = self._open_channel(on_delivery=on_delivery)
+        #: The groups that are bound, or on the way to it, with RabbitMQ's answer.
+        self._bindings: dict[str, Shared[Method]] = {}
 
     def _open_channel(
         self,
         *,
         confirm: bool = False,
-        on_delivery: Callable[[int, bool, bytes], None] | None = None,
+        on_delivery: OnDelivery | None = None,
     ) -> Channel:
         return self._protocol.open_channel(
             confirm=confirm, on_delivery=on_delivery, on_closed=self._channel_closed
@@ -212,8 +208,7 @@ class Session:
     @property
     def usable(self) -> bool:
         """Whether a publish would go out at once."""
-        protocol = self._protocol
-        return protocol.writable and protocol.blocked is None
+        return self._protocol.usable
 
     @property
     def blocked(self) -> str | None:
@@ -271,18 +266,19 @@ class Session:
         binding = self._bindings.get(group)
         return binding is not None and binding.done()
 
-    def bind(self, group: str) -> asyncio.Future[Method]:
-        """Bind the queue for a group, once; the future belongs to all who ask."""
+    def bind(self, group: str) -> Shared[Method]:
+        """Bind the queue for a group, once; the answer is for all who ask."""
         binding = self._bindings.get(group)
         if binding is None:
-            binding = self._bindings[group] = self._binder.call(
-                pamqp.commands.Queue.Bind(
-                    queue=self._queue_name,
-                    exchange=self._options.groups_exchange,
-                    routing_key=group,
+            binding = self._bindings[group] = Shared(
+                self._binder.call(
+                    pamqp.commands.Queue.Bind(
+                        queue=self._queue_name,
+                        exchange=self._options.groups_exchange,
+                        routing_key=group,
+                    )
                 )
             )
-            binding.add_done_callback(retrieve)
         return binding
 
     def unbind(self, group: str) -> None:
@@ -303,8 +299,3 @@ class Session:
             self.unbind(group)
         for group in wanted:
             self.bind(group)
-
-    # Deliveries
-
-    def _deliver(self, delivery_tag: int, redelivered: bool, body: bytes) -> None:
-        self._on_delivery(self._consumer, delivery_tag, redelivered, body)

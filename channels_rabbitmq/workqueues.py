@@ -332,7 +332,9 @@ class WorkQueues:
                 self._warn_refused("Cannot receive from %s: %s", name, describe(reason))
             self._later(_GONE_RETRY if gone else _REFUSED_RETRY, partial(self.update, name))
 
-    def _deliver(self, name: str, tag: int, redelivered: bool, body: bytes) -> None:
+    def _deliver(
+        self, name: str, amqp_channel: Channel, tag: int, redelivered: bool, body: bytes
+    ) -> None:
         fetcher = self._fetchers.get(name)
         if fetcher is None or self._stopped:
             return
@@ -341,7 +343,7 @@ class WorkQueues:
             waiting = sum(not waiter.done() for waiter in self._boxes.box(name).waiters)
             if waiting <= 1:
                 fetcher.want(False)  # ahead of the acknowledgement, which would bring the next one
-        fetcher.amqp_channel.ack(tag)
+        amqp_channel.ack(tag)
         if message is not None:
             self._boxes.hold(name, message, body, self._loop.time())
 

@@ -20,8 +20,8 @@ from .acks import Acks
 from .confirms import Confirms
 from .frames import NO_PROPERTIES, Method, encode_method, encode_publish
 
-#: Called with the delivery tag, whether it was delivered before, and the body.
-OnDelivery = Callable[[int, bool, bytes], None]
+#: Called with where to acknowledge, the delivery tag, whether it came before, and the body.
+OnDelivery = Callable[["Channel", int, bool, bytes], None]
 #: Called once with why the channel ended; None if we closed it.
 OnClosed = Callable[["Channel", "Exception | None"], None]
 
@@ -180,7 +180,7 @@ class Channel:
             raise BadBytesFromServer("deliveries are not numbered in order")
         self._delivered = delivery_tag
         if self._error is None and self._on_delivery is not None:
-            self._on_delivery(delivery_tag, redelivered, body)
+            self._on_delivery(self, delivery_tag, redelivered, body)
 
     def handle_content(self, method: Method, body: bytes) -> None:
         """A message that came back, or one that was asked for."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
 
 
 class Confirms:
@@ -53,7 +52,7 @@ class Confirms:
     def nack(self, tag: int, multiple: bool, error: Exception) -> None:
         """The server (or one of its queues) did not take the message, or all up to it."""
         if multiple:
-            futures = list(self._pop_through(tag))
+            futures = self._pop_through(tag)
         else:
             future = self._waiting.pop(tag, None)
             futures = [] if future is None else [future]
@@ -83,10 +82,13 @@ class Confirms:
             if not future.done():
                 future.set_exception(error)
 
-    def _pop_through(self, tag: int) -> Iterator[asyncio.Future[None]]:
+    def _pop_through(self, tag: int) -> list[asyncio.Future[None]]:
         # A server that answers for what was never published must not make us loop for ever.
-        for answered in range(self._low, min(tag + 1, self._next_tag)):
+        end = min(tag + 1, self._next_tag)
+        futures = []
+        for answered in range(self._low, end):
             future = self._waiting.pop(answered, None)
             if future is not None:
-                yield future
-        self._low = max(self._low, min(tag + 1, self._next_tag))
+                futures.append(future)
+        self._low = max(self._low, end)
+        return futures

@@ -139,7 +139,9 @@ class Consumer:
         self.close()
         self._ended.result()
 
-    def _handle_delivery(self, delivery_tag: int, redelivered: bool, body: bytes) -> None:
+    def _handle_delivery(
+        self, channel: Channel, delivery_tag: int, redelivered: bool, body: bytes
+    ) -> None:
         self._deliveries.append((body, delivery_tag))
         self._unacknowledged.add(delivery_tag)
         self._wake()

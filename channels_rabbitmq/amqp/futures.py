@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -45,17 +46,76 @@ def follow(future: asyncio.Future[T]) -> asyncio.Future[T]:
     return follower
 
 
-async def wait_until(future: asyncio.Future[T], due: float) -> T:
-    """Wait for a future that others rely on, until the loop's clock says ``due``.
+class Shared(Generic[T]):
+    """A result that many wait for, each with a future of its own, which they may cancel."""
 
-    Raises :class:`asyncio.TimeoutError` then. Cheaper than ``asyncio.wait_for()``: no task.
-    """
-    waiter = follow(future)
-    timer = future.get_loop().call_at(due, _time_out, waiter)
-    try:
-        return await waiter
-    finally:
-        timer.cancel()
+    __slots__ = ("_followers", "_future")
+
+    def __init__(self, future: asyncio.Future[T]) -> None:
+        self._future = future
+        self._followers: list[asyncio.Future[T]] = []
+        future.add_done_callback(self._release)
+
+    def done(self) -> bool:
+        """Whether the result, or an error, is there."""
+        return self._future.done()
+
+    def follow(self) -> asyncio.Future[T]:
+        """A future that ends as the shared one does."""
+        follower: asyncio.Future[T] = self._future.get_loop().create_future()
+        self._followers.append(follower)
+        if self._future.done():
+            self._release(self._future)
+        return follower
+
+    def _release(self, future: asyncio.Future[T]) -> None:
+        followers, self._followers = self._followers, []
+        error = future.exception()
+        for follower in followers:
+            if follower.done():
+                continue
+            if error is None:
+                follower.set_result(future.result())
+            else:
+                follower.set_exception(error)
+
+
+class Deadlines:
+    """Lets futures fail that are not done after so many seconds, with one timer for all."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        self._loop = loop
+        self._seconds = seconds
+        #: When each is due, oldest first. Those that are done go when they have reached the front.
+        self._watched: deque[tuple[float, asyncio.Future[Any]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self, future: asyncio.Future[Any]) -> None:
+        """Set :class:`asyncio.TimeoutError` on a future unless it is done in time."""
+        self._drop_done()
+        self._watched.append((self._loop.time() + self._seconds, future))
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._seconds, self._look)
+
+    def cancel(self) -> None:
+        """Watch no longer."""
+        self._watched.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _drop_done(self) -> None:
+        while self._watched and self._watched[0][1].done():
+            self._watched.popleft()
+
+    def _look(self) -> None:
+        self._timer = None
+        self._drop_done()
+        while self._watched and self._watched[0][0] <= self._loop.time():
+            self._watched.popleft()[1].set_exception(asyncio.TimeoutError())
+            self._drop_done()
+        if self._watched:
+            self._timer = self._loop.call_at(self._watched[0][0], self._look)
 
 
 async def in_time(work: Awaitable[T], timeout: float) -> T:
@@ -72,8 +132,3 @@ async def in_time(work: Awaitable[T], timeout: float) -> T:
         return task.result()
     finally:
         task.cancel()
-
-
-def _time_out(waiter: asyncio.Future[Any]) -> None:
-    if not waiter.done():
-        waiter.set_exception(asyncio.TimeoutError())

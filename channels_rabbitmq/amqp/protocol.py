@@ -51,10 +51,6 @@ CHANNEL_MAX = 2047
 CLOSE_TIMEOUT = 5.0
 CLOSE_TIMEOUT_BLOCKED = 1.0
 
-#: After so many writes in one turn of the loop the server gets its first work: thousands of joins
-#: at once finish a third sooner.
-_MOST_PIECES = 128
-
 _CAPABILITIES = {
     "authentication_failure_close": True,
     "basic.nack": True,
@@ -72,7 +68,7 @@ def _negotiate(theirs: int | None, ours: int) -> int:
 class Protocol(asyncio.Protocol):
     """The asyncio protocol of one connection. Use :class:`.connection.Connection` instead.
 
-    What is written during one turn of the event loop goes to the socket in one piece, or few.
+    What is written during one turn of the event loop goes to the socket in one piece.
     """
 
     def __init__(self, endpoint: Endpoint, loop: asyncio.AbstractEventLoop) -> None:
@@ -136,6 +132,11 @@ class Protocol(asyncio.Protocol):
         """Whether the socket takes more; else await :meth:`wait_writable`."""
         return self._resumed is None
 
+    @property
+    def usable(self) -> bool:
+        """Whether a publish would go out at once: the socket takes more, and so does RabbitMQ."""
+        return self._resumed is None and self.blocked is None
+
     async def wait_writable(self) -> None:
         """Wait until the socket takes more, or the connection ended."""
         while self._resumed is not None:
@@ -178,9 +179,6 @@ class Protocol(asyncio.Protocol):
         if not self._flush_scheduled:
             self._flush_scheduled = True
             self.loop.call_soon(self._flush)
-        elif len(self._out) == _MOST_PIECES:
-            self._flush()
-            self._flush_scheduled = True  # it still is: for what this turn has yet to write
 
     def write_late(self, produce: Callable[[], bytes]) -> None:
         """Send what ``produce()`` gives at the end of this turn of the loop."""

@@ -14,6 +14,7 @@ from websockets.asyncio.client import connect
 from tests.anywhere.support import FORKING, PROJECT, started
 from tests.anywhere.test_django import DAPHNE, get, serving
 from tests.proxy import Proxy
+from tests.support import until
 
 if TYPE_CHECKING:
     from tests.conftest import MakeLayer
@@ -55,4 +56,4 @@ async def test_tasks_speak_to_a_websocket(
                 assert proxy.accepted == proxy.connections == 1 + len(queues)
                 worker.signal(signal.SIGTERM)
                 await worker.end_well()
-    assert proxy.connections == 0
+    await until(lambda: proxy.connections == 0)

@@ -297,7 +297,7 @@ async def test_frame_larger_than_negotiated() -> None:
         connection = Connection(endpoint(port))
         await connection.connect()
         got: list[int] = []
-        connection.protocol.open_channel(on_delivery=lambda tag, again, body: got.append(tag))
+        connection.protocol.open_channel(on_delivery=lambda _, tag, again, body: got.append(tag))
         with pytest.raises(BadBytesFromServer, match="larger than was negotiated"):
             await asyncio.wait_for(connection.closed, 10)
         assert got == [1]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Callable
+from typing import cast
 
 import pytest
 
-from channels_rabbitmq.amqp.futures import follow, in_time, retrieve, wait_until
+from channels_rabbitmq.amqp.futures import Deadlines, Shared, follow, in_time, retrieve
 
 
 @pytest.fixture
@@ -56,38 +58,103 @@ async def test_cancelled_follower(future: asyncio.Future[str]) -> None:
     assert others[2].result() == "done"
 
 
-async def test_wait_until(future: asyncio.Future[str]) -> None:
-    """A wait ends with the result, or when the time is due, with the future untouched."""
-    loop = asyncio.get_running_loop()
-    with pytest.raises(asyncio.TimeoutError):
-        await wait_until(future, loop.time() + 0.01)
-    with pytest.raises(asyncio.TimeoutError):
-        await wait_until(future, loop.time() - 1)
-    assert not future.done()
-
-    waiting = asyncio.create_task(wait_until(future, loop.time() + 10))
-    await asyncio.sleep(0)
+async def test_shared(future: asyncio.Future[str]) -> None:
+    """Each follower gets the result, before or after it is there; cancelling concerns only one."""
+    shared = Shared(future)
+    first, cancelled, last = shared.follow(), shared.follow(), shared.follow()
+    cancelled.cancel()
+    assert not shared.done()
     future.set_result("done")
-    assert await waiting == "done"
-    assert await wait_until(future, loop.time() - 1) == "done"
+
+    assert [await first, await last] == ["done", "done"]
+    assert shared.done()
+    late = shared.follow()
+    assert late.result() == "done"
 
 
-async def test_done_as_the_time_is_up(future: asyncio.Future[str]) -> None:
-    """A result that comes in the very turn in which the time is up counts."""
-    loop = asyncio.get_running_loop()
-    waiting = asyncio.create_task(wait_until(future, loop.time() - 1))
-    loop.call_soon(future.set_result, "done")
-    assert await waiting == "done"
+async def test_shared_error(future: asyncio.Future[str]) -> None:
+    """Each follower gets the error; where there is none, nobody has to ask for it."""
+    shared, alone = Shared(future), Shared(future)
+    follower = shared.follow()
+    future.set_exception(LookupError())
+    with pytest.raises(LookupError):
+        await follower
+    with pytest.raises(LookupError):
+        await shared.follow()
+    assert alone.done()
+    del future, shared, alone
+    gc.collect()
 
 
-async def test_wait_until_is_cancelled(future: asyncio.Future[str]) -> None:
-    """A wait that is cancelled leaves the future to the others, and no timer behind."""
-    waiting = asyncio.create_task(wait_until(future, asyncio.get_running_loop().time() + 3600))
-    await asyncio.sleep(0)
-    waiting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
+class Clock:
+    """What Deadlines uses of a loop, with a clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+
+    def time(self) -> float:
+        """The clock's reading."""
+        return self.now
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Clock:
+        """Start a timer."""
+        return self.call_at(self.now + delay, callback)
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Clock:
+        """Start a timer."""
+        self.timers.append((when, callback))
+        return self
+
+    def cancel(self) -> None:
+        """Stop the only timer."""
+        self.timers.clear()
+
+    def move(self, now: float) -> None:
+        """Move the clock and call what is due."""
+        self.now = now
+        due = [timer for timer in self.timers if timer[0] <= now]
+        self.timers = [timer for timer in self.timers if timer[0] > now]
+        for _, callback in due:
+            callback()
+
+
+async def test_deadlines() -> None:
+    """Futures fail once their time is up, each at its own, with one timer for all of them."""
+    clock = Clock()
+    deadlines = Deadlines(cast("asyncio.AbstractEventLoop", clock), 10)
+    futures: list[asyncio.Future[None]] = []
+    for now in range(5):
+        clock.move(now)
+        futures.append(asyncio.get_running_loop().create_future())
+        deadlines.watch(futures[-1])
+        assert len(clock.timers) == 1
+    futures[0].set_result(None)
+    futures[2].cancel()
+
+    clock.move(10)
+    assert [future.done() for future in futures] == [True, False, True, False, False]
+    clock.move(11)
+    with pytest.raises(asyncio.TimeoutError):
+        await futures[1]
+    assert not futures[3].done()
+    clock.move(14)
+    for future in futures[3:]:
+        with pytest.raises(asyncio.TimeoutError):
+            await future
+    assert not clock.timers
+
+
+async def test_deadlines_are_cancelled() -> None:
+    """Nothing fails any more, and no timer is left."""
+    clock = Clock()
+    deadlines = Deadlines(cast("asyncio.AbstractEventLoop", clock), 10)
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    deadlines.watch(future)
+    deadlines.cancel()
+    assert not clock.timers
     assert not future.done()
+    deadlines.cancel()
 
 
 async def test_in_time() -> None:

@@ -324,8 +324,8 @@ async def test_acks_of_one_turn_are_coalesced() -> None:
         acks.append(await peer.expect(Basic.Ack))
 
     async with connected(script) as connection:
-        channel: Channel = connection.protocol.open_channel(
-            on_delivery=lambda tag, redelivered, body: channel.ack(tag)
+        connection.protocol.open_channel(
+            on_delivery=lambda channel, tag, redelivered, body: channel.ack(tag)
         )
         await until(lambda: acks)
         assert [dict(ack) for ack in acks] == [{"delivery_tag": 10, "multiple": True}]
@@ -353,7 +353,7 @@ async def test_error_in_a_handler_ends_the_connection(caplog: pytest.LogCaptureF
         number = await peer.accept_channel()
         peer.deliver(number, 1, b"secret")
 
-    def fail(tag: int, redelivered: bool, body: bytes) -> None:
+    def fail(channel: Channel, tag: int, redelivered: bool, body: bytes) -> None:
         raise LookupError("a bug")
 
     async with connected(script) as connection:
@@ -376,7 +376,7 @@ async def test_deliveries_to_a_closed_channel() -> None:
 
     async with connected(script) as connection:
         protocol = connection.protocol
-        channel = protocol.open_channel(on_delivery=lambda tag, again, body: got.append(body))
+        channel = protocol.open_channel(on_delivery=lambda _, tag, again, body: got.append(body))
         channel.close()
         channel.close()
         channel.ack(1)
