@@ -22,6 +22,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from devtools.servers import ServerError
+
 from . import environments, machine
 from .cases import CASES, FEW_PEERS, QUICK_PEERS, TARGETS, UNITS, Case
 from .peers import CAPACITY, PEERS, PREFETCH, Peer
@@ -40,7 +42,7 @@ from .results import (
     shown,
     text_table,
 )
-from .servers import SERVERS, NotAvailable, Server
+from .servers import SERVERS, Server
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -116,7 +118,7 @@ class Bench:
         for name, future in futures.items():
             try:
                 self.servers[name] = future.result()
-            except NotAvailable as err:
+            except ServerError as err:
                 print(f"  {name} is not available: {err}", flush=True)
                 for peer in self.peers:
                     if peer.server == name:

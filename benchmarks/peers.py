@@ -62,7 +62,7 @@ def _postgres_database(port: int) -> Config:
         "HOST": HOST,
         "PORT": str(port),
         "NAME": "postgres",
-        "USER": "benchmarks",
+        "USER": "postgres",
         "PASSWORD": "",
         "TIME_ZONE": None,
     }

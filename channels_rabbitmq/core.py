@@ -164,7 +164,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         hub = self._home.hub_here()
         if hub is not None:
             try:
-                await hub.group_add(group, channel)
+                await hub.groups.add(group, channel)
                 return
             except HomeEnded:
                 pass  # the link lives elsewhere now
@@ -273,6 +273,6 @@ async def _group_add_normal(hub: Hub, group: str, channel: str) -> None:
 
 async def _group_discard(hub: Hub, group: str, channel: str) -> None:
     if "!" in channel:
-        hub.group_discard(group, channel)
+        hub.groups.discard(group, channel)
     else:
         await hub.normal.group_discard(group, channel)

@@ -3,9 +3,10 @@
 ::
 
     channels.exceptions.ChannelFull          send(): the receiving process stores no more
-        NotConnected                         send(): RabbitMQ away, blocked, or silent for too long
+        NotConnected                         send(), flush(): RabbitMQ away, blocked, or too slow
     TimeoutError
-        NotAnswered                          flush(), group_add(): another process was silent
+        NotAnswered                          flush(), group_add(), group_discard(): another process
+                                             was silent
     channels.exceptions.MessageTooLarge      send(), group_send(): more than max_message_size
     channels.exceptions.StopConsumer         every method, after close()
     django.core.exceptions.ImproperlyConfigured   a wrong option, when the layer is made

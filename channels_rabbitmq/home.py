@@ -163,10 +163,10 @@ class Home:
         """Join at home; a membership that crosses with a cancellation is undone."""
         claim = object()
         await self._call(
-            lambda hub: hub.group_add(group, channel, claim),
-            give_back=lambda _: self._post(lambda hub: hub.undo_add(group, channel, claim)),
+            lambda hub: hub.groups.add(group, channel, claim),
+            give_back=lambda _: self._post(lambda hub: hub.groups.undo_add(group, channel, claim)),
         )
-        self._post(lambda hub: hub.confirm_add(group, channel))
+        self._post(lambda hub: hub.groups.confirm_add(group, channel))
 
     async def connection(self) -> Connection | BridgedConnection:
         """The open connection, or what stands for it on a loop that is not home."""

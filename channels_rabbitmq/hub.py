@@ -13,25 +13,24 @@ from carehare import ChannelClosed, ChannelClosedByServer, ConnectionClosed, Ser
 from channels.exceptions import ChannelFull, StopConsumer
 
 from .amqp.connection import Connection
-from .amqp.futures import Deadlines, in_time
+from .amqp.futures import in_time
 from .codecs import Codec
 from .control import FLUSH, JOIN, LEAVE, MARK, MEMBERS, Control, Question, control_key
 from .errors import HomeEnded, NotAnswered, NotConnected
 from .hooks import Hooks
 from .link import Link
-from .mailboxes import NOWHERE, STUCK_AFTER, Delivery, Mailbox, Source
+from .mailboxes import NOWHERE, Delivery, Mailbox, Source
+from .membership import Memberships
 from .memory import Memory
 from .messages import CHANNEL_KEY, GROUP_KEY, BadMessage, Message
 from .names import group_key, is_channel_of
 from .options import Options
 from .ratelimit import RateLimitedWarning
 from .session import Session
+from .upkeep import Upkeep
 from .workqueues import WorkQueues
 
 logger = logging.getLogger(__name__)
-
-#: A message past ``local_expiry`` is dropped within this many seconds.
-_EXPIRY_PRECISION = 0.1
 
 #: Seconds in which RabbitMQ may send a message to who does not want to wait for one.
 _FETCH_TIME = 0.1
@@ -73,7 +72,6 @@ class Hub:
         self._mailboxes = mailboxes = memory.mailboxes
         #: Whether a channel was received from before, so that its name needs no check.
         self.knows: Callable[[str], bool] = mailboxes.knows
-        self._joins = memory.joins
         self.loop = asyncio.get_running_loop()
         self._closed = False
         #: Called when the loop cancels all that it has: another hub goes on with the mailboxes.
@@ -82,24 +80,15 @@ class Hub:
         self._moved = False
         #: Called with what RabbitMQ still delivers here then.
         self._on_late = on_late
-        #: Memberships that no ``group_add()`` has returned for yet, with the calls that wait.
-        self._joining: dict[tuple[str, str], set[object]] = {}
-        self._expiry_timer: asyncio.TimerHandle | None = None
-        self._relief_timer: asyncio.TimerHandle | None = None
-        self._relief_scheduled = False
-        self._warn_expired = RateLimitedWarning(logger)
-        self._warn_dropped = RateLimitedWarning(logger)
-        self._warn_back_pressure = RateLimitedWarning(logger)
         #: One for each kind of error.
         self._warn_bad_message: dict[type, RateLimitedWarning] = {}
         self._warn_group_dropped = RateLimitedWarning(logger)
-        self._warn_binding = RateLimitedWarning(logger)
         self._warn_unanswered = RateLimitedWarning(logger)
         self.link = Link(
             options,
             queue_name,
             on_delivery=self._deliver,
-            groups=self._keys,
+            keys=self._keys,
             on_end=self._end,
             on_ready=self._session_started,
             on_lost=self._session_ended,
@@ -107,12 +96,8 @@ class Hub:
         self.normal = WorkQueues(options, codec, self.link, memory.normal, self._warn_bad)
         self._control = Control(options, codec, queue_name, self.link, self._serve)
         self._hooks = Hooks(options)
-        self._joins_timer: asyncio.TimerHandle | None = None
-        #: For those who wait for a binding.
-        self._deadlines = Deadlines(self.loop, options.send_timeout)
-        if len(mailboxes):
-            self._watch_expiry()
-        self._watch_joins()
+        self._upkeep = Upkeep(options, mailboxes, self.loop)
+        self.groups = Memberships(options, memory, self.link, self.loop)
 
     def __repr__(self) -> str:
         return f"<Hub: {self.link!r}, {self._mailboxes!r}>"
@@ -258,8 +243,7 @@ class Hub:
             self.normal.take_back(channel, message, body)
             return
         self._mailboxes.put_back(channel, message, self.loop.time())
-        if self._expiry_timer is None:
-            self._watch_expiry()
+        self._upkeep.message_held()
 
     def deliver_late(self, body: bytes) -> None:
         """A message that came while another loop was home and about to end."""
@@ -295,174 +279,19 @@ class Hub:
             source.ack(tag)
             return
         mailboxes.put(Delivery(source, tag, self.loop.time(), plain, message), channels)
-        if self._expiry_timer is None:
-            self._watch_expiry()
-        if mailboxes.full and not self._relief_scheduled:
-            # At the end of this turn of the loop whoever waited has read: it may be full no more.
-            self._relief_scheduled = True
-            self.loop.call_soon(self._relieve)
+        self._upkeep.message_held()
 
     def _warn_bad(self, body: bytes, error: BadMessage) -> None:
         warn = self._warn_bad_message.setdefault(type(error), RateLimitedWarning(logger))
         why = self._codec.explain(body, error)
         warn("Dropped %d bytes that are no message: %s", len(body), why)
 
-    # What time brings
-
-    def _watch_expiry(self) -> None:
-        self._expiry_timer = None
-        now = self.loop.time()
-        expired = self._mailboxes.expire(now)
-        if expired:
-            self._warn_expired(
-                "%d messages expired after local_expiry (%g s) unread, in %s. A consumer is too "
-                "slow, or a group_discard() is missing",
-                sum(expired.values()),
-                self._options.local_expiry,
-                _list_channels(expired.most_common(3)),
-            )
-        oldest = self._mailboxes.oldest
-        if oldest is not None:
-            due = max(oldest + self._options.local_expiry, now + _EXPIRY_PRECISION)
-            self._expiry_timer = self.loop.call_at(due, self._watch_expiry)
-
-    def _relieve(self) -> None:
-        """If the window is still full, see to it that no stuck channel keeps it so."""
-        self._relief_scheduled = False
-        if self._mailboxes.full and not self._closed:
-            self._free_a_slot()
-            if self._mailboxes.full and self._relief_timer is None:
-                self._relief_timer = self.loop.call_later(STUCK_AFTER / 2, self._relieve_again)
-
-    def _relieve_again(self) -> None:
-        self._relief_timer = None
-        self._free_a_slot()
-        if self._mailboxes.full:  # not just for the moment
-            self._warn_back_pressure(
-                "Back-pressuring: local_capacity (%d messages) is used up. Fullest: %s",
-                self._options.local_capacity,
-                _list_channels(self._mailboxes.fullest()),
-            )
-            self._relief_timer = self.loop.call_later(STUCK_AFTER / 2, self._relieve_again)
-
-    def _free_a_slot(self) -> None:
-        dropped = self._mailboxes.relieve(self.loop.time())
-        if dropped:
-            self._warn_dropped(
-                "local_capacity (%d messages) is used up by channels that are not read; dropped "
-                "the %d oldest messages of %s",
-                self._options.local_capacity,
-                sum(dropped.values()),
-                _list_channels(dropped.most_common(3)),
-            )
-
     # Groups
-
-    async def group_add(self, group: str, channel: str, claim: object = None) -> None:
-        """Join; return once RabbitMQ has the binding, or after ``send_timeout`` without it.
-
-        The membership then stays, and is bound on reconnection. Cancelled, it is undone.
-
-        With a ``claim`` it stays only from :meth:`confirm_add` on; :meth:`undo_add` ends it.
-        """
-        joined = self._mailboxes.join(group, channel)
-        if self._options.group_expiry:
-            self._joins.note(group, channel, self.loop.time())
-            self._watch_joins()
-        session = self.link.session
-        member = (group, channel)
-        bound = session is not None and session.is_bound(group_key(self._options.prefix, group))
-        if bound and claim is None:
-            self._stands(member)
-            return
-        waits = self._joining.setdefault(member, set()) if joined else self._joining.get(member)
-        this = claim or object()
-        if waits is not None:
-            waits.add(this)
-        try:
-            if not bound:
-                await self._bind_in_time(group)
-        except asyncio.TimeoutError:
-            self._warn_binding("Group %s is not bound yet: RabbitMQ is away", group)
-        except asyncio.CancelledError:
-            self.undo_add(group, channel, this)
-            raise
-        if claim is None and waits is not None and self._joining.get(member) is waits:
-            self._stands(member)
-
-    def confirm_add(self, group: str, channel: str) -> None:
-        """Whoever claimed the membership has it."""
-        self._stands((group, channel))
-
-    def undo_add(self, group: str, channel: str, claim: object) -> None:
-        """Whoever claimed the membership is gone. It ends, unless it stands or others wait too."""
-        waits = self._joining.get((group, channel))
-        if waits is not None and claim in waits:
-            waits.remove(claim)
-            if not waits:
-                self.group_discard(group, channel)
-
-    def _stands(self, member: tuple[str, str]) -> None:
-        """The membership stays from here on, whatever becomes of others who asked for it."""
-        waits = self._joining.pop(member, None)
-        if waits is not None:
-            waits.clear()
-
-    async def _bind_in_time(self, group: str) -> None:
-        due = self.loop.time() + self._options.send_timeout
-        session = self.link.session
-        if session is not None:
-            bound = session.bind(group_key(self._options.prefix, group)).follow()
-            self._deadlines.watch(bound)
-            try:
-                await bound
-                return
-            except (ConnectionClosed, ChannelClosed, ChannelClosedByServer):
-                pass  # the next session binds it
-        await in_time(self._bind(group), max(due - self.loop.time(), 0))
-
-    async def _bind(self, group: str) -> None:
-        while group in self._mailboxes.groups:
-            session = await self.link.wait_session()
-            try:
-                await session.bind(group_key(self._options.prefix, group)).follow()
-                return
-            except (ConnectionClosed, ChannelClosed, ChannelClosedByServer):
-                # The next session binds it; the link has yet to notice that this one ended.
-                await asyncio.shield(session.ended)
-                await asyncio.sleep(0)
-
-    def group_discard(self, group: str, channel: str) -> None:
-        """Leave, at once; the last local member takes the binding along."""
-        waits = self._joining.pop((group, channel), None)
-        if waits is not None:
-            waits.clear()
-        self._joins.forget(group, channel)
-        if self._mailboxes.leave(group, channel):
-            self._unbind(group)
-
-    def _unbind(self, group: str) -> None:
-        session = self.link.session
-        if session is not None:
-            session.unbind(group_key(self._options.prefix, group))
 
     def _keys(self) -> Iterator[str]:
         """The routing keys to bind: of every group, and of what processes ask each other."""
-        prefix = self._options.prefix
-        yield control_key(prefix)
-        for group in self._mailboxes.groups:
-            yield group_key(prefix, group)
-
-    def _watch_joins(self) -> None:
-        due = self._joins.next_due
-        if self._joins_timer is None and due is not None:
-            self._joins_timer = self.loop.call_at(due, self._end_memberships)
-
-    def _end_memberships(self) -> None:
-        self._joins_timer = None
-        for group, channel in self._joins.due(self.loop.time()):
-            self.group_discard(group, channel)
-        self._watch_joins()
+        yield control_key(self._options.prefix)
+        yield from self.groups.keys()
 
     # What other processes take part in
 
@@ -517,9 +346,9 @@ class Hub:
             await self._in_time(self._flush())
         elif channel.startswith(f"{self._queue_name}!"):
             if question.what == JOIN:
-                await self.group_add(group, channel)
+                await self.groups.add(group, channel)
             elif question.what == LEAVE:
-                self.group_discard(group, channel)
+                self.groups.discard(group, channel)
         return []
 
     def _members(self, group: str) -> list[str]:
@@ -530,22 +359,14 @@ class Hub:
         while True:
             session: Session = await self.link.wait_session()
             try:
-                self._forget_all()
+                self.groups.forget_all()
                 await session.purge()
-                self._forget_all()
+                self.groups.forget_all()
                 await self.normal.flush()
                 return
             except (ConnectionClosed, ChannelClosed, ChannelClosedByServer):
                 await asyncio.shield(session.ended)
                 await asyncio.sleep(0)
-
-    def _forget_all(self) -> None:
-        for waits in self._joining.values():
-            waits.clear()
-        self._joining.clear()
-        self._joins.clear()
-        for group in self._mailboxes.clear():
-            self._unbind(group)
 
     # The connection, and the end
 
@@ -586,11 +407,7 @@ class Hub:
         if self._moved:
             return
         self._closed = self._moved = True
-        for group, channel in self._joining:
-            # Nobody was told that these stand; whoever still waits asks the next hub.
-            self._mailboxes.leave(group, channel)
-            self._joins.forget(group, channel)
-        self._joining.clear()
+        self.groups.retire()
         self.normal.stop()
         with contextlib.suppress(RuntimeError):  # it is closed, and nobody waits
             self.loop.call_soon_threadsafe(self._stop_work)
@@ -611,10 +428,8 @@ class Hub:
         raise StopConsumer("the channel layer is closed")
 
     def _cancel_timers(self) -> None:
-        for timer in (self._expiry_timer, self._relief_timer, self._joins_timer):
-            if timer is not None:
-                timer.cancel()
-        self._deadlines.cancel()
+        self._upkeep.stop()
+        self.groups.stop()
 
     async def _in_time(self, work: Awaitable[_T]) -> _T:
         return await in_time(work, self._options.send_timeout)
@@ -647,7 +462,3 @@ def warn_group_dropped(warn: RateLimitedWarning, group: str, error: Exception) -
 def _wake(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_result(None)
-
-
-def _list_channels(sizes: list[tuple[str, int]]) -> str:
-    return ", ".join(f"{name} ({count})" for name, count in sizes)

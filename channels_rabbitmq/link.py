@@ -48,8 +48,8 @@ def delays(uniform: Callable[[float, float], float] = random.uniform) -> Iterato
 class Link:
     """One process's tie to RabbitMQ, on the event loop that made it.
 
-    ``groups()`` gives the groups to bind after each connect. :attr:`session` is the live session,
-    or None while there is none; :meth:`wait_session` waits for one.
+    ``keys()`` gives the routing keys to bind after each connect. :attr:`session` is the live
+    session, or None while there is none; :meth:`wait_session` waits for one.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Link:
         queue_name: str,
         *,
         on_delivery: OnDelivery,
-        groups: Callable[[], Iterable[str]],
+        keys: Callable[[], Iterable[str]],
         on_end: Callable[[], None],
         on_ready: Callable[[Session], None] = lambda session: None,
         on_lost: Callable[[], None] = lambda: None,
@@ -66,7 +66,7 @@ class Link:
         self._options = options
         self._queue_name = queue_name
         self._on_delivery = on_delivery
-        self._groups = groups
+        self._keys = keys
         #: Called when the link ends by itself: its task was cancelled along with its loop's.
         self._on_end = on_end
         #: Called when a session may be used, and when it is lost; not when the link ends.
@@ -204,7 +204,7 @@ class Link:
             try:
                 await connection.connect()
                 session = Session(connection, self._options, self._queue_name, self._on_delivery)
-                await session.start(self._groups)
+                await session.start(self._keys)
             except CONNECTION_ERRORS as err:
                 connection.protocol.abort()
                 failures.append(f"{endpoint}: {describe(err)}")
@@ -217,7 +217,7 @@ class Link:
         """Offer the session until it ends, then tear its connection down."""
         if not session.ended.done():
             self._lifecycle.move(State.READY)
-            session.bind_only(self._groups())  # some came or went while it started
+            session.bind_only(self._keys())  # some came or went while it started
             self.session = session
             self._session_made.set_result(session)
             logger.info("Connected to RabbitMQ at %s", session.connection.endpoint)

@@ -68,7 +68,7 @@ class Session:
         self._mandatory_publisher: Channel | None = None
         self._binder = self._open_channel()
         self._consumer = self._open_channel(on_delivery=on_delivery)
-        #: The groups that are bound, or on the way to it, with RabbitMQ's answer.
+        #: The routing keys that are bound, or on the way to it, with RabbitMQ's answer.
         self._bindings: dict[str, Shared[Method]] = {}
 
     def _open_channel(
@@ -83,15 +83,15 @@ class Session:
 
     # Beginning and end
 
-    async def start(self, groups: Callable[[], Iterable[str]]) -> None:
-        """Declare the exchange and the queue, bind ``groups()``, and consume.
+    async def start(self, keys: Callable[[], Iterable[str]]) -> None:
+        """Declare the exchange and the queue, bind ``keys()``, and consume.
 
         Raises what :data:`~channels_rabbitmq.errors.CONNECTION_ERRORS` names.
         """
         await self._declare_exchange()
         await self._declare_queue()
-        for group in list(groups()):
-            self.bind(group)
+        for key in list(keys()):
+            self.bind(key)
         # Replies come in order: when this one is there, all bindings are.
         await self._in_time(
             self._binder.call(pamqp.commands.Queue.Declare(queue=self._queue_name, passive=True))
@@ -261,41 +261,41 @@ class Session:
             pamqp.commands.Basic.Qos(prefetch_count=self._options.local_capacity)
         )
 
-    def is_bound(self, group: str) -> bool:
-        """Whether RabbitMQ confirmed the binding for a group."""
-        binding = self._bindings.get(group)
+    def is_bound(self, routing_key: str) -> bool:
+        """Whether RabbitMQ confirmed the binding for a routing key."""
+        binding = self._bindings.get(routing_key)
         return binding is not None and binding.done()
 
-    def bind(self, group: str) -> Shared[Method]:
-        """Bind the queue for a group, once; the answer is for all who ask."""
-        binding = self._bindings.get(group)
+    def bind(self, routing_key: str) -> Shared[Method]:
+        """Bind the queue for a routing key, once; the answer is for all who ask."""
+        binding = self._bindings.get(routing_key)
         if binding is None:
-            binding = self._bindings[group] = Shared(
+            binding = self._bindings[routing_key] = Shared(
                 self._binder.call(
                     pamqp.commands.Queue.Bind(
                         queue=self._queue_name,
                         exchange=self._options.groups_exchange,
-                        routing_key=group,
+                        routing_key=routing_key,
                     )
                 )
             )
         return binding
 
-    def unbind(self, group: str) -> None:
-        """Take the binding of a group away. An error ends the session."""
-        if self._bindings.pop(group, None) is not None:
+    def unbind(self, routing_key: str) -> None:
+        """Take a binding away. An error ends the session."""
+        if self._bindings.pop(routing_key, None) is not None:
             self._binder.call(
                 pamqp.commands.Queue.Unbind(
                     queue=self._queue_name,
                     exchange=self._options.groups_exchange,
-                    routing_key=group,
+                    routing_key=routing_key,
                 )
             ).add_done_callback(retrieve)
 
-    def bind_only(self, groups: Iterable[str]) -> None:
-        """Start to bind what is not bound of ``groups``, and to unbind all others."""
-        wanted = set(groups)
-        for group in self._bindings.keys() - wanted:
-            self.unbind(group)
-        for group in wanted:
-            self.bind(group)
+    def bind_only(self, keys: Iterable[str]) -> None:
+        """Start to bind what is not bound of ``keys``, and to unbind all others."""
+        wanted = set(keys)
+        for key in self._bindings.keys() - wanted:
+            self.unbind(key)
+        for key in wanted:
+            self.bind(key)

@@ -18,14 +18,15 @@ from carehare import ChannelClosed, ChannelClosedByServer, ConnectionClosed, Ser
 from channels.exceptions import ChannelFull, StopConsumer
 
 from .amqp.channel import Channel
-from .amqp.frames import Method
 from .amqp.futures import in_time, retrieve
 from .codecs import Codec
+from .durable import DurableQueues
 from .errors import CONNECTION_ERRORS, MessageReturned, NotConnected, describe
+from .fetcher import Fetcher
 from .link import Link
 from .messages import CHANNEL_KEY, BadMessage, Message
 from .names import group_key
-from .normal import NormalBoxes, queue_arguments, queue_name, renewal_interval
+from .normal import NormalBoxes, queue_name, renewal_interval
 from .options import Options
 from .ratelimit import RateLimitedWarning
 from .session import Session
@@ -43,63 +44,8 @@ _GIVE_BACK_TIMEOUT = 2.0
 _MANY_FETCHERS = 256
 
 _NOT_FOUND = 404
-_PRECONDITION_FAILED = 406
 
 _ENDED = (ConnectionClosed, ChannelClosed)
-
-
-class _Fetcher:
-    """The consumer of one channel's queue, on an AMQP channel of its own.
-
-    RabbitMQ (3.10 at least) closes the whole connection when a consumer is cancelled before its
-    ``basic.consume-ok``, or when its tag is used again right after; here neither is done.
-    """
-
-    def __init__(self, amqp_channel: Channel, queue: str) -> None:
-        self.amqp_channel = amqp_channel
-        self._queue = queue
-        self._wanted = False
-        #: Whether RabbitMQ was told to send messages, and not told to stop.
-        self._consuming = False
-        #: Numbers the consumers, for their tags.
-        self._consumers = 0
-        #: To what was sent last.
-        self._reply = self._call(pamqp.commands.Basic.Qos(prefetch_count=1))
-
-    def want(self, wanted: bool) -> None:
-        """Have RabbitMQ send messages, one at a time, or have it stop."""
-        self._wanted = wanted
-        self._follow()
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is on its way from RabbitMQ."""
-        return not self._consuming and self._reply.done()
-
-    async def stopped(self) -> None:
-        """Wait until nothing more comes, after ``want(False)``."""
-        while not self.idle and self.amqp_channel.open:
-            await asyncio.wait({self._reply})
-
-    def _follow(self) -> None:
-        if self._wanted == self._consuming or not self.amqp_channel.open:
-            return
-        if self._wanted:
-            self._consumers += 1
-            self._consuming = True
-            self._reply = self._call(
-                pamqp.commands.Basic.Consume(queue=self._queue, consumer_tag=str(self._consumers))
-            )
-            self._reply.add_done_callback(lambda _: self._follow())
-        elif self._reply.done():
-            self._consuming = False
-            self._reply = self._call(pamqp.commands.Basic.Cancel(consumer_tag=str(self._consumers)))
-
-    def _call(self, method: Method) -> asyncio.Future[Method]:
-        # An error ends the AMQP channel, which is handled there.
-        reply = self.amqp_channel.call(method)
-        reply.add_done_callback(retrieve)
-        return reply
 
 
 class WorkQueues:
@@ -123,13 +69,8 @@ class WorkQueues:
         self._closed = False
         #: Nothing counts any more.
         self._stopped = False
-        self._renewal_interval = renewal_interval(options)
-        #: When each queue was last declared in this session.
-        self._declared: dict[str, float] = {}
-        self._declaring: dict[str, asyncio.Task[None]] = {}
-        #: Channels whose queues were there with other arguments.
-        self._foreign: set[str] = set()
-        self._fetchers: dict[str, _Fetcher] = {}
+        self._queues = DurableQueues(options, self._loop)
+        self._fetchers: dict[str, Fetcher] = {}
         #: Channels whose fetcher is being made.
         self._starting: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -142,7 +83,7 @@ class WorkQueues:
 
     def session_started(self, session: Session) -> None:
         """Go on: fetch for those who wait, and bind what is in groups."""
-        self._declared.clear()
+        self._queues.clear()
         self._fetchers.clear()
         for name in self._boxes.waited_for:
             self.update(name)
@@ -152,49 +93,8 @@ class WorkQueues:
 
     def session_ended(self) -> None:
         """Nothing can be fetched until the next one starts."""
-        self._declared.clear()
+        self._queues.clear()
         self._fetchers.clear()
-
-    # Queues
-
-    async def _ensure(self, session: Session, name: str) -> None:
-        """See to it that the queue is there, and stays while it is sent to.
-
-        Raises :class:`carehare.ChannelClosedByServer` where RabbitMQ refuses that.
-        """
-        declared = self._declared.get(name)
-        if declared is not None and self._loop.time() - declared < self._renewal_interval:
-            return
-        task = self._declaring.get(name)
-        if task is None:
-            task = self._declaring[name] = self._loop.create_task(self._declare(session, name))
-            task.add_done_callback(retrieve)
-            task.add_done_callback(lambda _: self._declaring.pop(name, None))
-        await asyncio.shield(task)
-
-    async def _declare(self, session: Session, name: str) -> None:
-        queue = queue_name(self._options.prefix, name)
-        declare = partial(session.connection.queue_declare, queue, durable=True)
-        if name in self._foreign:
-            try:
-                await declare(passive=True)
-            except ChannelClosedByServer as err:
-                if err.reply_code != _NOT_FOUND:
-                    raise
-                self._foreign.discard(name)
-        if name not in self._foreign:
-            try:
-                await declare(arguments=queue_arguments(self._options, name))
-            except ChannelClosedByServer as err:
-                if err.reply_code != _PRECONDITION_FAILED:
-                    raise
-                self._foreign.add(name)
-                logger.warning(
-                    "Queue %s has other arguments than expiry and capacity ask for; it is used "
-                    "as it is",
-                    queue,
-                )
-        self._declared[name] = self._loop.time()
 
     # Sending
 
@@ -224,8 +124,8 @@ class WorkQueues:
             await session.publish_mandatory("", queue, body)
         except MessageReturned:
             # Deleted, or expired after long idleness, so this message was never stored.
-            self._declared.pop(name, None)
-            await self._ensure(session, name)
+            self._queues.forget(name)
+            await self._queues.ensure(session, name)
             await session.publish_mandatory("", queue, body)
 
     async def _ready_session(self, name: str) -> Session:
@@ -236,7 +136,7 @@ class WorkQueues:
                 raise NotConnected(f"RabbitMQ takes no messages: {session.blocked}")
             await session.wait_writable()
             try:
-                await self._ensure(session, name)
+                await self._queues.ensure(session, name)
             except _ENDED:
                 await asyncio.shield(session.ended)
                 await asyncio.sleep(0)
@@ -294,7 +194,7 @@ class WorkQueues:
     async def _start(self, session: Session, name: str) -> None:
         retry = None
         try:
-            await self._ensure(session, name)
+            await self._queues.ensure(session, name)
             if session is self._link.session:
                 self._fetchers[name] = self._make_fetcher(session, name)
         except _ENDED:
@@ -308,7 +208,7 @@ class WorkQueues:
         else:
             self._later(retry, partial(self.update, name))
 
-    def _make_fetcher(self, session: Session, name: str) -> _Fetcher:
+    def _make_fetcher(self, session: Session, name: str) -> Fetcher:
         if len(self._fetchers) >= _MANY_FETCHERS:
             for idle, fetcher in list(self._fetchers.items()):
                 if fetcher.idle:
@@ -318,14 +218,14 @@ class WorkQueues:
             on_delivery=partial(self._deliver, name),
             on_closed=partial(self._fetcher_closed, name),
         )
-        return _Fetcher(amqp_channel, queue_name(self._options.prefix, name))
+        return Fetcher(amqp_channel, queue_name(self._options.prefix, name))
 
     def _fetcher_closed(self, name: str, amqp_channel: Channel, reason: Exception | None) -> None:
         fetcher = self._fetchers.get(name)
         if fetcher is None or fetcher.amqp_channel is not amqp_channel:
             return
         del self._fetchers[name]
-        self._declared.pop(name, None)
+        self._queues.forget(name)
         if isinstance(reason, ChannelClosedByServer):
             gone = reason.reply_code == _NOT_FOUND
             if not gone:
@@ -397,7 +297,7 @@ class WorkQueues:
                 await asyncio.sleep(0)
 
     async def _bind_now(self, session: Session, group: str, name: str) -> None:
-        await self._ensure(session, name)
+        await self._queues.ensure(session, name)
         queue = queue_name(self._options.prefix, name)
         exchange = self._options.groups_exchange
         bind = partial(session.connection.queue_bind, queue, exchange)
@@ -406,8 +306,8 @@ class WorkQueues:
         except ChannelClosedByServer as err:
             if err.reply_code != _NOT_FOUND:
                 raise
-            self._declared.pop(name, None)
-            await self._ensure(session, name)
+            self._queues.forget(name)
+            await self._queues.ensure(session, name)
             await bind(routing_key=group_key(self._options.prefix, group))
 
     async def group_discard(self, group: str, name: str) -> None:
@@ -445,7 +345,7 @@ class WorkQueues:
 
         if self._boxes.groups and not self._keeping_groups:
             self._keeping_groups = True
-            self._later(self._renewal_interval, keep)
+            self._later(renewal_interval(self._options), keep)
 
     async def _bind_all(self) -> None:
         session = self._link.session
@@ -502,7 +402,7 @@ class WorkQueues:
         if session.blocked is not None:
             return
         for name, delivery in self._boxes.take_all(self._loop.time()):
-            await self._ensure(session, name)
+            await self._queues.ensure(session, name)
             queue = queue_name(self._options.prefix, name)
             await session.publish_mandatory("", queue, delivery.body)
 
@@ -514,7 +414,8 @@ class WorkQueues:
 
     def cancel(self) -> None:
         """Cancel all that is still under way."""
-        for task in self._tasks | set(self._declaring.values()):
+        self._queues.cancel()
+        for task in self._tasks:
             task.cancel()
 
     # Small things

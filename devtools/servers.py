@@ -1,4 +1,4 @@
-"""Private Redis and PostgreSQL servers, for what compares channel layers.
+"""Private Redis, PostgreSQL and NATS servers, for what compares channel layers.
 
 Like the RabbitMQ node of ``devtools.broker``, each has a directory and a free loopback port of its
 own, never touches the system's service, and leaves no process and no file behind, however this
@@ -36,7 +36,7 @@ class ServerError(Exception):
     """The server is not installed or does not start. The text says what to do, or why."""
 
 
-class _Server:
+class Server:
     """One server process in a directory of its own."""
 
     #: What it is called, and what Debian calls its package.
@@ -120,7 +120,7 @@ class _Server:
     def version(self) -> str:
         """The version, as the server's program tells it."""
         printed = _run([self._program(), "--version"])
-        words = printed.replace("v=", "").split()
+        words = (word.lstrip("v=") for word in printed.split())
         return next((word for word in words if word[:1].isdigit()), "unknown")
 
     def _program(self) -> str:
@@ -152,7 +152,7 @@ class _Server:
         self.stop()
 
 
-class RedisServer(_Server):
+class RedisServer(Server):
     """A Redis that keeps everything in memory. https://redis.io/docs/latest/operate/oss_and_stack/"""
 
     name = "Redis"
@@ -173,7 +173,7 @@ class RedisServer(_Server):
         ]
 
 
-class PostgresServer(_Server):
+class PostgresServer(Server):
     """A PostgreSQL that trusts its clients: database and superuser ``postgres``, no password.
 
     It refuses to run as root, so for root it runs as ``nobody``. It never waits for a disk.
@@ -231,6 +231,28 @@ class PostgresServer(_Server):
                 return connection.recv(1) == b"R"  # an Authentication message, not an error
         except OSError:
             return False
+
+
+class NatsServer(Server):
+    """A NATS that takes messages of up to 8 MiB. https://docs.nats.io/running-a-nats-service"""
+
+    name = "NATS"
+    package = "nats-server"
+
+    @property
+    def url(self) -> str:
+        """``nats://127.0.0.1:PORT``."""
+        return f"nats://{HOST}:{self.port}"
+
+    def _program(self) -> str:
+        return _find("nats-server", self.package, _SYSTEM_DIRECTORIES)
+
+    def _prepare(self, directory: Path) -> Sequence[str]:
+        config = directory / "nats.conf"
+        config.write_text(
+            f"listen: {HOST}:{self.port}\nmax_payload: {8 << 20}\nmax_pending: {256 << 20}\n"
+        )
+        return [self._program(), "-c", str(config)]
 
 
 def _postgres_directories() -> list[str]:

@@ -51,6 +51,10 @@ CHANNEL_MAX = 2047
 CLOSE_TIMEOUT = 5.0
 CLOSE_TIMEOUT_BLOCKED = 1.0
 
+#: After so many writes in one turn of the loop the server gets its first work: 2,000 joins and
+#: leaves at once are a tenth to a fifth faster.
+_MOST_PIECES = 128
+
 _CAPABILITIES = {
     "authentication_failure_close": True,
     "basic.nack": True,
@@ -68,7 +72,7 @@ def _negotiate(theirs: int | None, ours: int) -> int:
 class Protocol(asyncio.Protocol):
     """The asyncio protocol of one connection. Use :class:`.connection.Connection` instead.
 
-    What is written during one turn of the event loop goes to the socket in one piece.
+    What is written during one turn of the event loop goes to the socket in one piece, or few.
     """
 
     def __init__(self, endpoint: Endpoint, loop: asyncio.AbstractEventLoop) -> None:
@@ -179,6 +183,9 @@ class Protocol(asyncio.Protocol):
         if not self._flush_scheduled:
             self._flush_scheduled = True
             self.loop.call_soon(self._flush)
+        elif len(self._out) == _MOST_PIECES:
+            self._flush()
+            self._flush_scheduled = True  # it still is: for what this turn has yet to write
 
     def write_late(self, produce: Callable[[], bytes]) -> None:
         """Send what ``produce()`` gives at the end of this turn of the loop."""

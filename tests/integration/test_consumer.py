@@ -247,7 +247,9 @@ async def test_cancelled_wait_loses_nothing(connection: Connection) -> None:
     async with connection.acking_consumer("q", prefetch_count=10) as consumer:
         first, second = (asyncio.create_task(consumer.next_delivery()) for _ in range(2))
         await until(lambda: len(consumer._waiters) == 2)
-        consumer._handle_delivery(1, False, b"1")  # as the engine does when a message comes
+        consumer._handle_delivery(
+            consumer._channel, 1, False, b"1"
+        )  # as the engine does when a message comes
         first.cancel()
         assert (await asyncio.wait_for(second, 10))[0] == b"1"
         assert first.cancelled()
@@ -255,7 +257,7 @@ async def test_cancelled_wait_loses_nothing(connection: Connection) -> None:
         first, second = (asyncio.create_task(consumer.next_delivery()) for _ in range(2))
         await until(lambda: len(consumer._waiters) == 2)
         first.cancel()
-        consumer._handle_delivery(2, False, b"2")
+        consumer._handle_delivery(consumer._channel, 2, False, b"2")
         assert (await asyncio.wait_for(second, 10))[0] == b"2"
 
 

@@ -1,4 +1,4 @@
-"""The private Redis and PostgreSQL servers of devtools.servers."""
+"""The private Redis, PostgreSQL and NATS servers of devtools.servers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from devtools.servers import PostgresServer, RedisServer, ServerError
+from devtools.servers import NatsServer, PostgresServer, RedisServer, Server, ServerError
 
 
 def connects(port: int | None) -> bool:
@@ -17,8 +17,8 @@ def connects(port: int | None) -> bool:
         return client.connect_ex(("127.0.0.1", port or 0)) == 0
 
 
-@pytest.mark.parametrize("make", [RedisServer, PostgresServer])
-def test_server_runs_until_it_is_stopped(make: type[RedisServer | PostgresServer]) -> None:
+@pytest.mark.parametrize("make", [RedisServer, PostgresServer, NatsServer])
+def test_server_runs_until_it_is_stopped(make: type[Server]) -> None:
     """A server accepts connections at its address, and leaves no port and no file behind."""
     server = make()
     try:
@@ -40,9 +40,9 @@ def test_server_runs_until_it_is_stopped(make: type[RedisServer | PostgresServer
     assert not server.directory.exists()
 
 
-@pytest.mark.parametrize("make", [RedisServer, PostgresServer])
+@pytest.mark.parametrize("make", [RedisServer, PostgresServer, NatsServer])
 def test_missing_server_is_named(
-    make: type[RedisServer | PostgresServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: type[Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that is not installed raises an error that names the package."""
     monkeypatch.setenv("PATH", str(tmp_path))

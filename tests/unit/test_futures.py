@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable
 from typing import cast
 
 import pytest
 
 from channels_rabbitmq.amqp.futures import Deadlines, Shared, follow, in_time, retrieve
+from tests.clock import Clock
 
 
 @pytest.fixture
@@ -84,39 +84,6 @@ async def test_shared_error(future: asyncio.Future[str]) -> None:
     assert alone.done()
     del future, shared, alone
     gc.collect()
-
-
-class Clock:
-    """What Deadlines uses of a loop, with a clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.timers: list[tuple[float, Callable[[], None]]] = []
-
-    def time(self) -> float:
-        """The clock's reading."""
-        return self.now
-
-    def call_later(self, delay: float, callback: Callable[[], None]) -> Clock:
-        """Start a timer."""
-        return self.call_at(self.now + delay, callback)
-
-    def call_at(self, when: float, callback: Callable[[], None]) -> Clock:
-        """Start a timer."""
-        self.timers.append((when, callback))
-        return self
-
-    def cancel(self) -> None:
-        """Stop the only timer."""
-        self.timers.clear()
-
-    def move(self, now: float) -> None:
-        """Move the clock and call what is due."""
-        self.now = now
-        due = [timer for timer in self.timers if timer[0] <= now]
-        self.timers = [timer for timer in self.timers if timer[0] > now]
-        for _, callback in due:
-            callback()
 
 
 async def test_deadlines() -> None:

@@ -342,13 +342,18 @@ class MailboxesMachine(RuleBasedStateMachine):
     def put(self, names: list[str]) -> None:
         self.serial += 1
         self.tag += 1
-        message: Message = {"n": self.serial, "list": []}
+        message = self.message(self.serial)
         body = msgpack.packb({**message, CHANNEL_KEY: "x!y"})
         self.mailboxes.put(Delivery(self.source, self.tag, self.now, body, message), names)
         self.arrived[self.serial] = self.now
         self.where[self.serial] = (self.source, self.tag)
         for name in names:
             self.queues[name].append(self.serial)
+
+    @staticmethod
+    def message(serial: int) -> Message:
+        """A flat one, or one with a list: their copies are made in different ways."""
+        return {"n": serial} if serial % 2 else {"n": serial, "list": []}
 
     @precondition(lambda self: self.in_window() < CAPACITY)
     @rule(channel=channels)
@@ -367,10 +372,10 @@ class MailboxesMachine(RuleBasedStateMachine):
         assert bool(box.queue) == bool(self.queues[channel])
         if box.queue:
             message = self.mailboxes.take(box)
-            assert message == {"n": self.queues[channel].pop(0), "list": []}
-            nested = message["list"]
-            assert isinstance(nested, list)
-            nested.append("not seen by others")
+            assert message == self.message(self.queues[channel].pop(0))
+            message["more"] = "not seen by others"
+            if isinstance(nested := message.get("list"), list):
+                nested.append("not seen by others")
             self.last_read[channel] = self.now
 
     @rule(group=groups, channel=channels)
