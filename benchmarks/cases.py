@@ -52,6 +52,7 @@ class Case:
 
 _BROKER = "RabbitMQ itself, over a raw socket"
 _ASYNCIO = "asyncio itself, without a network"
+_BRIDGE = "the least of bridges to an asyncio publisher"
 
 
 def _payload(size: int, text: str, quick: bool = True) -> Case:
@@ -154,6 +155,7 @@ CASES: Sequence[Case] = (
         "plain",
         {},
         "rate",
+        limit=_BRIDGE,
         main=False,
         processes=True,
     ),

@@ -2,7 +2,7 @@
 
 ``python limits.py SPEC``: SPEC is a JSON object with ``workload`` (a function below), ``params``,
 ``seconds`` and ``port`` (RabbitMQ's, on the loopback interface). One JSON line comes back, with
-the same figures as the workload of that name has. Needs pamqp and msgpack.
+the same figures as the workload of that name has. Needs pamqp, msgpack and asgiref.
 
 These are measuring sticks: the frames are packed before the clock starts, and there is no error
 handling.
@@ -11,6 +11,7 @@ handling.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import socket
 import statistics
@@ -26,6 +27,7 @@ import pamqp.body
 import pamqp.commands
 import pamqp.frame
 import pamqp.header
+from asgiref.sync import async_to_sync
 
 Spec = dict[str, Any]
 Figures = dict[str, float]
@@ -211,6 +213,48 @@ async def round_trips(raw: Raw, seconds: float) -> float:
     return statistics.median(times[50:])
 
 
+class Confirmed(asyncio.Protocol):
+    """Wakes who waits for a confirmation: nothing else comes."""
+
+    def __init__(self) -> None:
+        self.confirmed: asyncio.Future[None] | None = None
+
+    def data_received(self, data: bytes) -> None:
+        if self.confirmed is not None:
+            self.confirmed.set_result(None)
+
+
+def plain(spec: Spec) -> Figures:
+    """``async_to_sync()``, over to a loop in another thread, publish, confirm, and back."""
+    raw = Raw(spec["port"])
+    raw.socket.setblocking(False)
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    frames = publish_frames(100)
+    transport, protocol = asyncio.run_coroutine_threadsafe(
+        loop.create_connection(Confirmed, sock=raw.socket), loop
+    ).result()
+
+    async def publish() -> None:
+        protocol.confirmed = loop.create_future()
+        transport.write(frames)
+        await protocol.confirmed
+
+    async def cross() -> None:
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(publish(), loop))
+
+    send = async_to_sync(cross)
+    for _ in range(20):
+        send()
+    started = time.perf_counter()
+    for count in itertools.count(1):
+        send()
+        wall = time.perf_counter() - started
+        if wall > spec["seconds"]:
+            return {"rate": count / wall, "messages": count}
+    raise AssertionError
+
+
 def own_groups(spec: Spec) -> Figures:
     """Bind, then unbind, that many keys: all requests at once, then all replies."""
     count = spec["params"]["groups"]
@@ -303,7 +347,7 @@ def group(spec: Spec) -> Figures:
     return asyncio.run(fan_out(spec))
 
 
-LIMITS = {function.__name__: function for function in (send, latency, own_groups, group)}
+LIMITS = {function.__name__: function for function in (send, latency, plain, own_groups, group)}
 
 
 if __name__ == "__main__":
