@@ -81,7 +81,11 @@ class Bench:
         (state / ".gitignore").write_text("*\n")
         self.environments_directory = state / "environments"
         whole = not (options.peer or options.case or options.rounds or self.quick)
-        self.for_documentation: bool = options.page or (whole and options.output is None)
+        self.for_documentation: bool = (
+            options.page or options.update or (whole and options.output is None)
+        )
+        #: The facts of the run that this one updates; empty if it stands for itself.
+        self.updated: dict[str, str] = {}
         self.output: Path = options.output or (
             ROOT / "docs" / "performance" if self.for_documentation else state / "results"
         )
@@ -229,8 +233,24 @@ class Bench:
         """What everybody is called, the limit first."""
         return {LIMIT: "(limit)", **{peer.key: peer.title for peer in self.peers}}
 
+    def update(self, command: Sequence[str]) -> None:
+        """Take what the last run found for all cases that were not measured again."""
+        last = json.loads((self.output / "results.json").read_text(encoding="utf-8"))
+        again = [case.key for case in self.cases]
+        kept = [Run(**run) for run in last["runs"] if run["case"] not in again]
+        self.results = Results([*kept, *self.results.runs])
+        measured = {run.case for run in self.results.runs}
+        self.cases = [case for case in CASES if case.key in measured]
+        self.updated = {
+            **last["facts"],
+            f"measured again ({', '.join(again)})": shlex.join(command),
+            "load before that": self.machine["load before"],
+        }
+
     def facts(self, command: Sequence[str]) -> dict[str, str]:
         """The command, the machine and the versions."""
+        if self.updated:
+            return self.updated
         facts = {"command": shlex.join(command), "rounds": str(self.rounds), **self.machine}
         facts |= {name: server.version for name, server in sorted(self.servers.items())}
         for name, environment in self.environments.items():
@@ -334,6 +354,8 @@ class Bench:
                 return 1
             self.prepare_databases()
             self.run_all()
+        if self.options.update:
+            self.update(command)
         self.write(command)
         print("\n" + self.text())
         if self.for_documentation:
@@ -416,8 +438,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--page", action="store_true", help="write docs/performance.rst although it is not all"
     )
+    parser.add_argument(
+        "--update",
+        action="store_true",
+        help="put what is measured into docs/performance.rst beside what is there of other cases",
+    )
     parser.add_argument("--output", type=Path, help="the directory for results and charts")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.update and (options.quick or options.peer or options.output):
+        parser.error("--update goes with --case and --rounds only")
+    return options
 
 
 if __name__ == "__main__":

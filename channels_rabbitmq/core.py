@@ -106,7 +106,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         """
         hub = self._home.hub_here()
         if hub is not None:
-            own = hub.knows(channel) or self._is_own(require_channel(channel))
+            own = hub.find(channel) is not None or self._is_own(require_channel(channel))
             try:
                 return await (hub.receive(channel) if own else hub.normal.receive(channel))
             except HomeEnded:

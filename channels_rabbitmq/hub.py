@@ -70,8 +70,8 @@ class Hub:
         self._queue_name = queue_name
         self._memory = memory
         self._mailboxes = mailboxes = memory.mailboxes
-        #: Whether a channel was received from before, so that its name needs no check.
-        self.knows: Callable[[str], bool] = mailboxes.knows
+        #: The mailbox of a channel that was received from before: its name needs no check.
+        self.find: Callable[[str], Mailbox | None] = mailboxes.find
         self.loop = asyncio.get_running_loop()
         self._closed = False
         #: Called when the loop cancels all that it has: another hub goes on with the mailboxes.
@@ -155,7 +155,7 @@ class Hub:
     async def receive(self, channel: str) -> Message:
         """Wait for the oldest message of a local channel, through outages; cancellation is safe."""
         mailboxes = self._mailboxes
-        box = mailboxes.box(channel)
+        box = mailboxes.find(channel) or mailboxes.box(channel)
         while not box.queue:
             if self._closed:
                 self._refuse()
@@ -274,7 +274,7 @@ class Hub:
                 source.ack(tag)
                 self._control.handle(name, message)
                 return
-        elif not mailboxes.knows(name) and not is_channel_of(self._queue_name, name):
+        elif mailboxes.find(name) is None and not is_channel_of(self._queue_name, name):
             self._warn_bad(body, BadMessage("it is for a channel that this process cannot have"))
             source.ack(tag)
             return

@@ -148,6 +148,8 @@ class Mailboxes:
         #: Every delivery that is not acknowledged, oldest first.
         self._held: dict[Delivery, None] = {}
         self._boxes: dict[str, Mailbox] = {}
+        #: The mailbox of a channel whose name was checked before, if it is still there.
+        self.find: Callable[[str], Mailbox | None] = self._boxes.get
         #: At this many mailboxes, unused ones are cleared away.
         self._sweep_at = 64
         self._groups: dict[str, dict[str, None]] = {}
@@ -213,12 +215,8 @@ class Mailboxes:
 
     # Messages
 
-    def knows(self, channel: str) -> bool:
-        """Whether there is a mailbox: its channel's name was checked before."""
-        return channel in self._boxes
-
     def box(self, channel: str) -> Mailbox:
-        """The mailbox of a channel."""
+        """The mailbox of a channel, made if it is not there."""
         box = self._boxes.get(channel)
         if box is None:
             if len(self._boxes) >= self._sweep_at:

@@ -27,9 +27,9 @@ MESSAGE = {"type": "chat.message", "text": "x" * 100}
 CAPACITY = {"local_capacity": 5000, "remote_capacity": 5000}
 
 #: Calls of Python functions of this package for one message, from send() to the end of receive().
-CALLS_PER_MESSAGE = 34.0
+CALLS_PER_MESSAGE = 31.5
 #: The same for one delivery of a group's message to a waiting member.
-CALLS_PER_DELIVERY = 9.5
+CALLS_PER_DELIVERY = 7.5
 #: Writes to the socket for one message, with 50 senders at a time.
 WRITES_PER_MESSAGE = 0.25
 
