@@ -84,6 +84,8 @@ class Bench:
         self.for_documentation: bool = (
             options.page or options.update or (whole and options.output is None)
         )
+        #: What the machine is, and its load before.
+        self.machine: dict[str, str] = {}
         #: The facts of the run that this one updates; empty if it stands for itself.
         self.updated: dict[str, str] = {}
         self.output: Path = options.output or (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import subprocess
 import sys
@@ -188,6 +189,38 @@ def test_turns() -> None:
     bench = Bench(parse(["--quick", "--case", "send"]))
     assert [case for _, case, _ in bench.plan()] == [CASES[0]] * (len(PEERS) + 1)
     assert not bench.for_documentation
+
+
+def test_update(tmp_path: Path) -> None:
+    """What is measured again takes the place of the case's last runs; all others stay."""
+    old = [Run("send", OURS, 1, {"rate": 1.0}), Run("room", OURS, 1, {"rate": 2.0})]
+    facts = {"command": "make bench", "processors": "2"}
+    found = {"facts": facts, "runs": [dataclasses.asdict(run) for run in old]}
+    (tmp_path / "results.json").write_text(json.dumps(found))
+
+    bench = Bench(parse(["--update", "--case", "send"]))
+    assert bench.for_documentation
+    bench.output = tmp_path
+    bench.machine = {"load before": "0.5"}
+    bench.results.add(Run("send", OURS, 1, {"rate": 3.0}))
+    bench.update(["python", "-m", "benchmarks"])
+
+    rates = {run.case: run.figures["rate"] for run in bench.results.runs}
+    assert rates == {"send": 3.0, "room": 2.0}
+    assert [case.key for case in bench.cases] == ["send", "room"]
+    assert bench.facts(["x"]) == {
+        **facts,
+        "measured again (send)": "python -m benchmarks",
+        "load before that": "0.5",
+    }
+
+
+@pytest.mark.parametrize("other", [["--quick"], ["--peer", "ours"], ["--output", "x"]])
+def test_update_of_less(other: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """An update with fewer peers, or from a quick run, is refused."""
+    with pytest.raises(SystemExit):
+        parse(["--update", *other])
+    assert "--update" in capsys.readouterr().err
 
 
 def test_help() -> None:
