@@ -17,10 +17,11 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
 from carehare import ChannelClosed, ChannelClosedByServer, ConnectionClosed, ServerSentNack
+from channels.exceptions import StopConsumer
 
 from .amqp.futures import in_time, retrieve
 from .codecs import Codec
-from .errors import MessageReturned
+from .errors import HomeEnded, MessageReturned
 from .link import Link
 from .messages import GROUP_KEY, Message
 from .options import Options
@@ -82,15 +83,22 @@ class Answers:
         self.answered: set[str] = set()
         #: The processes that are known and have not answered; set when the asking ends.
         self.missing: set[str] = set()
-        #: Whether the queue of every process took the question.
-        self.accepted = False
+        #: Whether the queue of every process took the question; None while RabbitMQ has not told.
+        self.accepted: bool | None = None
         #: Set whenever an answer is whole.
         self.news = asyncio.Event()
 
     @property
     def complete(self) -> bool:
         """Whether every process that is known has answered."""
-        return self.accepted and not self.missing
+        return self.accepted is True and not self.missing
+
+    @property
+    def remark(self) -> str:
+        """Why more may be missing than is known; empty if all have the question."""
+        if self.accepted is None:
+            return "; RabbitMQ did not take the question in time"
+        return "" if self.accepted else "; at least one had no room for the question"
 
     @property
     def names(self) -> set[str]:
@@ -286,6 +294,8 @@ class Control:
     async def _carry_out(self, sender: str, question: Question) -> None:
         try:
             names = list(await self._serve(question))
+        except (HomeEnded, StopConsumer):
+            return  # the asker does without this process, or asks where it lives next
         except (asyncio.TimeoutError, *_ENDED) as err:
             # It is asked again, for as long as the other side waits.
             self._served.pop(question.id, None)

@@ -305,7 +305,7 @@ class Hub:
                 group,
                 len(answers.missing),
                 timeout,
-                "" if answers.accepted else ", and at least one had no room for the question",
+                answers.remark,
             )
         return sorted(answers.names.union(own))
 
@@ -320,7 +320,7 @@ class Hub:
         if not answers.complete:
             raise NotAnswered(
                 f"{len(answers.missing)} processes did not flush within send_timeout"
-                + ("" if answers.accepted else "; at least one has no room for the message")
+                f"{answers.remark}"
             )
 
     async def group_add_elsewhere(self, process: str, group: str, channel: str) -> None:
@@ -379,7 +379,8 @@ class Hub:
         """Close the connection; ``receive()`` raises StopConsumer from now on."""
         self._closed = True
         self._mailboxes.fail_waiters(StopConsumer("the channel layer is closed"))
-        self._cancel_timers()
+        self._upkeep.stop()
+        self.groups.stop(StopConsumer("the channel layer is closed"))
         await self.normal.close()
         self._control.cancel()
         self._hooks.cancel()
@@ -414,7 +415,8 @@ class Hub:
 
     def _stop_work(self) -> None:
         """End what this loop does by itself."""
-        self._cancel_timers()
+        self._upkeep.stop()
+        self.groups.stop(HomeEnded(started=False))
         self.normal.cancel()
         self._control.cancel()
         self._hooks.cancel()
@@ -426,10 +428,6 @@ class Hub:
         if self._moved:
             raise HomeEnded(started=False)
         raise StopConsumer("the channel layer is closed")
-
-    def _cancel_timers(self) -> None:
-        self._upkeep.stop()
-        self.groups.stop()
 
     async def _in_time(self, work: Awaitable[_T]) -> _T:
         return await in_time(work, self._options.send_timeout)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from carehare import ChannelClosed, ChannelClosedByServer, ConnectionClosed
 
 from .amqp.futures import Deadlines, in_time
+from .errors import HomeEnded
 from .link import Link
 from .memory import Memory
 from .names import group_key
@@ -34,6 +35,8 @@ class Memberships:
         self._loop = loop
         #: Memberships that no :meth:`add` has returned for yet, with the calls that wait.
         self._joining: dict[tuple[str, str], set[object]] = {}
+        #: Another loop has taken over.
+        self._retired = False
         #: For those who wait for a binding.
         self._deadlines = Deadlines(loop, options.send_timeout)
         self._expiry_timer: asyncio.TimerHandle | None = None
@@ -51,6 +54,9 @@ class Memberships:
         The membership then stays, and is bound on reconnection. Cancelled, it is undone.
 
         With a ``claim`` it stays only from :meth:`confirm_add` on; :meth:`undo_add` ends it.
+
+        Raises :class:`~channels_rabbitmq.errors.HomeEnded` if another loop took over meanwhile,
+        and :class:`channels.exceptions.StopConsumer` if the layer was closed.
         """
         joined = self._mailboxes.join(group, channel)
         if self._options.group_expiry:
@@ -74,12 +80,20 @@ class Memberships:
         except asyncio.CancelledError:
             self.undo_add(group, channel, this)
             raise
+        if self._retired and waits is not None and this in waits:
+            raise HomeEnded(started=False)  # taken back: see retire()
         if claim is None and waits is not None and self._joining.get(member) is waits:
             self._stands(member)
 
     def confirm_add(self, group: str, channel: str) -> None:
-        """Whoever claimed the membership has it."""
+        """Whoever claimed the membership has it, though another loop may have taken it back."""
         self._stands((group, channel))
+        if self._mailboxes.join(group, channel):
+            self._joins.note(group, channel, self._loop.time())
+            self._watch_expiry()
+            session = self._link.session
+            if session is not None:
+                session.bind(self._key(group))
 
     def undo_add(self, group: str, channel: str, claim: object) -> None:
         """Whoever claimed the membership is gone. It ends, unless it stands or others wait too."""
@@ -107,15 +121,16 @@ class Memberships:
 
     def retire(self) -> None:
         """Another loop takes over. On any thread."""
+        self._retired = True
         for group, channel in self._joining:
             # Nobody was told that these stand; whoever still waits asks the next one.
             self._mailboxes.leave(group, channel)
             self._joins.forget(group, channel)
         self._joining.clear()
 
-    def stop(self) -> None:
-        """No timer is left."""
-        self._deadlines.cancel()
+    def stop(self, error: Exception) -> None:
+        """Who waits for a binding fails with the error, and no timer is left."""
+        self._deadlines.end(error)
         if self._expiry_timer is not None:
             self._expiry_timer.cancel()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,11 @@ AMQP_URL = os.environ.get("AMQP_URL")
 
 
 def pytest_configure() -> None:
-    """Give Django the least settings that Channels needs; a test overrides what it is about."""
+    """Give Django the least settings that Channels needs; a test overrides what it is about.
+
+    And take Ctrl-C: what a shell starts in its background ignores it, as would all our children.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     settings.configure(
         SECRET_KEY="for tests only",
         ALLOWED_HOSTS=["*"],

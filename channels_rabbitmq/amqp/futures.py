@@ -97,9 +97,12 @@ class Deadlines:
         if self._timer is None:
             self._timer = self._loop.call_later(self._seconds, self._look)
 
-    def cancel(self) -> None:
-        """Watch no longer."""
-        self._watched.clear()
+    def end(self, error: Exception) -> None:
+        """Watch no longer; what is not done fails with the error."""
+        watched, self._watched = self._watched, deque()
+        for _, future in watched:
+            if not future.done():
+                future.set_exception(error)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

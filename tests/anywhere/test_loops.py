@@ -28,7 +28,15 @@ async def test_what_crosses(amqp_url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "scenario", ["another waits", "another has channels", "stops", "crashes", "unread messages"]
+    "scenario",
+    [
+        "another waits",
+        "another has channels",
+        "stops",
+        "stops as one joins",
+        "crashes",
+        "unread messages",
+    ],
 )
 async def test_home_ends_and_moves(amqp_url: str, scenario: str) -> None:
     """Wherever home ends or stops, groups and messages and all who wait go on elsewhere."""

@@ -83,6 +83,23 @@ async def test_calls_that_wait_for_rabbitmq(make_layer: MakeLayer, method: str) 
         await asyncio.wait_for(waiting, 1)
 
 
+async def test_calls_that_wait_for_a_silent_broker(make_layer: MakeLayer, amqp_url: str) -> None:
+    """A group_add() that waits for its binding is stopped at once, though the broker is silent."""
+    async with Proxy(amqp_url) as proxy:
+        layer = make_layer(host=proxy.url)
+        channel = await layer.new_channel()
+        await layer.current_connection
+        proxy.freeze()
+        waiting = asyncio.create_task(layer.group_add("room", channel))
+        await asyncio.sleep(0.01)
+        closing = asyncio.create_task(layer.close())
+        with pytest.raises(StopConsumer):
+            await asyncio.wait_for(waiting, 2)
+        assert not closing.done()
+        proxy.thaw()
+        await closing
+
+
 async def test_close_again_and_at_once(make_layer: MakeLayer) -> None:
     """close() may be called several times, also at the same time, and before any use."""
     layer = make_layer()

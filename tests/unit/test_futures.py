@@ -112,16 +112,20 @@ async def test_deadlines() -> None:
     assert not clock.timers
 
 
-async def test_deadlines_are_cancelled() -> None:
-    """Nothing fails any more, and no timer is left."""
+async def test_deadlines_end() -> None:
+    """What still waits fails at once, and no timer is left."""
     clock = Clock()
     deadlines = Deadlines(cast("asyncio.AbstractEventLoop", clock), 10)
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     deadlines.watch(future)
-    deadlines.cancel()
+    deadlines.watch(done)
+    done.set_result(None)
+    deadlines.end(LookupError())
     assert not clock.timers
-    assert not future.done()
-    deadlines.cancel()
+    with pytest.raises(LookupError):
+        await future
+    deadlines.end(LookupError())
 
 
 async def test_in_time() -> None:

@@ -109,6 +109,21 @@ def stops_and_runs_again() -> None:
     async_to_sync(layer.group_discard)("bursts", channel)
 
 
+def stops_as_one_joins() -> None:
+    """A group_add() that is under way as its loop stops ends with the channel in the group."""
+    loop = asyncio.new_event_loop()
+    channel = loop.run_until_complete(join("joined"))
+    joining = [loop.create_task(layer.group_add(f"joining{n}", channel)) for n in range(3)]
+    loop.run_until_complete(asyncio.sleep(0))
+    async_to_sync(layer.group_send)("joined", {"n": 0})  # moves the link to a thread
+    assert home_threads() == 1
+    loop.run_until_complete(asyncio.gather(*joining))
+    for n in range(3):
+        assert async_to_sync(layer.group_members)(f"joining{n}") == [channel]
+    assert async_to_sync(layer.group_members)("joined") == [channel]
+    loop.close()
+
+
 def unread_messages_and_groups_move() -> None:
     """What was received and not read is there on the next loop, as are the groups."""
 
@@ -159,6 +174,7 @@ SCENARIOS = {
     "another waits": ends_while_another_waits,
     "another has channels": ends_while_another_has_channels,
     "stops": stops_and_runs_again,
+    "stops as one joins": stops_as_one_joins,
     "crashes": crash_in_the_main_task,
     "unread messages": unread_messages_and_groups_move,
     "closed": closed_over_its_tasks,
