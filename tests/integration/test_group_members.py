@@ -142,3 +142,12 @@ async def test_forged_questions(make_layer: MakeLayer) -> None:
                 msgpack.packb({**message, "__asgi_group__": name}), routing_key=layer.queue_name
             )
     assert await layer.group_members("g", timeout=5) == [channel]
+
+
+async def test_rabbitmq_is_away(make_layer: MakeLayer, caplog: pytest.LogCaptureFixture) -> None:
+    """Without RabbitMQ the process answers for itself, and a warning says why there is no more."""
+    layer = make_layer(host="amqp://guest:guest@127.0.0.1:1", send_timeout=0.1)
+    channel = await layer.new_channel()
+    await layer.group_add("g", channel)
+    assert await layer.group_members("g", timeout=0.1) == [channel]
+    assert "RabbitMQ did not take the question in time" in caplog.text
