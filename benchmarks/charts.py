@@ -69,7 +69,7 @@ def bars(found: dict[str, Any], case: dict[str, Any], path: Path) -> None:
         limit = of_case["limit"]["figures"][case["figure"]]["median"] * scale
         greatest = max(greatest, limit)
         axes.axvline(limit, color="#333333", linestyle="--", linewidth=1, label=case["limit"])
-        axes.legend(loc="lower right", fontsize=7, frameon=False)
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=7, frameon=False)
     axes.set_yticks(range(len(peers)), [found["peers"][peer] for peer in reversed(peers)])
     axes.set_xlim(0, greatest * 1.15)
     axes.set_title(case["title"], loc="left", fontsize=10)
@@ -117,7 +117,9 @@ def growth(found: dict[str, Any], kind: str, path: Path) -> None:
     ticks = [case["growth"][1] for case in cases]
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.xaxis.set_minor_locator(mpl.ticker.NullLocator())
-    axes.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
+    plain = mpl.ticker.FuncFormatter(lambda value, _: f"{value:,g}")
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_formatter(plain)
     axes.set_xlabel(AXES[kind][0], fontsize=8)
     axes.set_ylabel(AXES[kind][1], fontsize=8)
     axes.set_title(f"How cost grows with {kind} (lower is better)", loc="left", fontsize=10)
