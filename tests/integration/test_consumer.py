@@ -30,12 +30,15 @@ async def fill(connection: Connection, *bodies: bytes) -> None:
 
 
 async def left(connection: Connection, count: int) -> list[bytes]:
-    """The messages that another consumer gets; there must be exactly so many."""
+    """The messages that another consumer gets, sorted; there must be exactly so many.
+
+    RabbitMQ may deliver what it has before what the consumer that closes gives back.
+    """
     async with connection.acking_consumer("q", prefetch_count=0) as consumer:
         bodies = [(await asyncio.wait_for(consumer.next_delivery(), 10))[0] for _ in range(count)]
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(consumer.next_delivery(), 0.1)
-        return bodies
+        return sorted(bodies)
 
 
 # Iterating
