@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, TypeVar
 import carehare
 from carehare import ConnectionClosed
 
-from .amqp.connection import Connection, MessageProperties
-from .amqp.consumer import Consumer
-from .bridge import Bridge
-from .errors import HomeEnded
+from .connection import Connection, MessageProperties
+from .consumer import Consumer
+from .errors import LoopEnded
+from .layer.portal import Portal
 
 if TYPE_CHECKING:
     from pamqp.common import Arguments
@@ -25,14 +25,14 @@ _T = TypeVar("_T")
 class BridgedConnection(carehare.Connection):
     """Stands for the connection on other loops; each operation runs on the connection's own.
 
-    It does what :class:`~channels_rabbitmq.amqp.connection.Connection` does, from whichever loop
+    It does what :class:`~channels_rabbitmq.connection.Connection` does, from whichever loop
     is running when it is called.
     """
 
-    def __init__(self, connection: Connection, bridge: Bridge) -> None:
+    def __init__(self, connection: Connection, portal: Portal) -> None:
         # carehare's __init__ only stores what its own engine needs.
         self._connection = connection
-        self._bridge = bridge
+        self._portal = portal
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._connection!r}>"
@@ -69,7 +69,7 @@ class BridgedConnection(carehare.Connection):
         mandatory: bool = False,
         **properties: Unpack[MessageProperties],
     ) -> asyncio.Future[None]:
-        """See :meth:`~channels_rabbitmq.amqp.connection.Connection.publish`."""
+        """See :meth:`~channels_rabbitmq.connection.Connection.publish`."""
         return self._start(
             lambda connection: connection.publish(
                 message,
@@ -83,14 +83,14 @@ class BridgedConnection(carehare.Connection):
     def acking_consumer(
         self, queue_name: str, *, prefetch_size: int = 0, prefetch_count: int = 1
     ) -> BridgedConsumer:
-        """See :meth:`~channels_rabbitmq.amqp.connection.Connection.acking_consumer`."""
+        """See :meth:`~channels_rabbitmq.connection.Connection.acking_consumer`."""
 
         async def make() -> Consumer:
             return self._connection.acking_consumer(
                 queue_name, prefetch_size=prefetch_size, prefetch_count=prefetch_count
             )
 
-        return BridgedConsumer(self._bridge, make)
+        return BridgedConsumer(self._portal, make)
 
     def exchange_declare(
         self,
@@ -103,7 +103,7 @@ class BridgedConnection(carehare.Connection):
         internal: bool = False,
         arguments: Arguments | None = None,
     ) -> asyncio.Future[None]:
-        """See :meth:`~channels_rabbitmq.amqp.connection.Connection.exchange_declare`."""
+        """See :meth:`~channels_rabbitmq.connection.Connection.exchange_declare`."""
         return self._start(
             lambda connection: connection.exchange_declare(
                 exchange_name,
@@ -126,7 +126,7 @@ class BridgedConnection(carehare.Connection):
         auto_delete: bool = False,
         arguments: Arguments | None = None,
     ) -> asyncio.Future[None]:
-        """See :meth:`~channels_rabbitmq.amqp.connection.Connection.queue_declare`."""
+        """See :meth:`~channels_rabbitmq.connection.Connection.queue_declare`."""
         return self._start(
             lambda connection: connection.queue_declare(
                 queue_name,
@@ -146,7 +146,7 @@ class BridgedConnection(carehare.Connection):
         routing_key: str = "",
         arguments: Arguments | None = None,
     ) -> asyncio.Future[None]:
-        """See :meth:`~channels_rabbitmq.amqp.connection.Connection.queue_bind`."""
+        """See :meth:`~channels_rabbitmq.connection.Connection.queue_bind`."""
         return self._start(
             lambda connection: connection.queue_bind(
                 queue_name, exchange_name, routing_key=routing_key, arguments=arguments
@@ -161,7 +161,7 @@ class BridgedConnection(carehare.Connection):
         routing_key: str = "",
         arguments: Arguments | None = None,
     ) -> asyncio.Future[None]:
-        """See :meth:`~channels_rabbitmq.amqp.connection.Connection.queue_unbind`."""
+        """See :meth:`~channels_rabbitmq.connection.Connection.queue_unbind`."""
         return self._start(
             lambda connection: connection.queue_unbind(
                 queue_name, exchange_name, routing_key=routing_key, arguments=arguments
@@ -176,8 +176,8 @@ class BridgedConnection(carehare.Connection):
 
         async def cross() -> _T:
             try:
-                return await self._bridge.call(run)
-            except HomeEnded:
+                return await self._portal.call(run)
+            except LoopEnded:
                 raise ConnectionClosed("the connection is closed") from None
 
         return asyncio.ensure_future(cross())
@@ -186,8 +186,8 @@ class BridgedConnection(carehare.Connection):
 class BridgedConsumer:
     """Stands for a consumer on other loops; made on the connection's loop at its first use."""
 
-    def __init__(self, bridge: Bridge, make: Callable[[], Awaitable[Consumer]]) -> None:
-        self._bridge = bridge
+    def __init__(self, portal: Portal, make: Callable[[], Awaitable[Consumer]]) -> None:
+        self._portal = portal
         self._make = make
         #: Read and set on the connection's loop only.
         self._consumer: Consumer | None = None
@@ -202,7 +202,7 @@ class BridgedConsumer:
         return asyncio.ensure_future(self._run(wait))
 
     async def next_delivery(self) -> tuple[bytes, int]:
-        """See :meth:`~channels_rabbitmq.amqp.consumer.Consumer.next_delivery`."""
+        """See :meth:`~channels_rabbitmq.consumer.Consumer.next_delivery`."""
         return await self._run(Consumer.next_delivery)
 
     def ack(self, delivery_tag: int) -> None:
@@ -248,8 +248,8 @@ class BridgedConsumer:
             return await operation(self._consumer)
 
         try:
-            return await self._bridge.call(run)
-        except HomeEnded:
+            return await self._portal.call(run)
+        except LoopEnded:
             raise ConnectionClosed("the connection is closed") from None
 
     def _tell(self, operation: Callable[[Consumer], None]) -> None:
@@ -257,4 +257,4 @@ class BridgedConsumer:
             if bridged._consumer is not None:
                 operation(bridged._consumer)
 
-        self._bridge.tell(tell, self)
+        self._portal.tell(tell, self)

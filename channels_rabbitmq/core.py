@@ -13,14 +13,14 @@ from typing import ClassVar
 from channels import exceptions
 from channels.layers import BaseChannelLayer
 
-from .amqp.connection import Connection
 from .bridged import BridgedConnection
-from .errors import HomeEnded
-from .home import Home
-from .hub import Hub
-from .messages import CHANNEL_KEY, GROUP_KEY, Message
-from .names import MAX_LENGTH, random_name, require_channel, require_group
-from .options import DEFAULT_HOST, Options
+from .config.options import DEFAULT_HOST, Options
+from .connection import Connection
+from .errors import LoopEnded
+from .layer.loop_layer import LoopLayer
+from .layer.owner import Owner
+from .wire.messages import CHANNEL_KEY, GROUP_KEY, Message
+from .wire.names import MAX_LENGTH, random_name, require_channel, require_group
 
 logger = logging.getLogger(__name__)
 
@@ -51,17 +51,17 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         self.channel_capacity = list(self.options.channel_capacity)
         #: Seconds from the latest ``group_add()`` to the end of a membership; 0 is none.
         self.group_expiry = self.options.group_expiry
-        self._home = Home(self.options)
-        self._encode = self._home.codec.encode
-        weakref.finalize(self, self._home.drop).atexit = False
+        self._owner = Owner(self.options)
+        self._encode = self._owner.codec.encode
+        weakref.finalize(self, self._owner.drop).atexit = False
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._home!r}>"
+        return f"<{type(self).__name__} {self._owner!r}>"
 
     @property
     def queue_name(self) -> str:
         """The process's queue: what its channel names have before the exclamation mark."""
-        return self._home.queue_name
+        return self._owner.queue_name
 
     # Channels
 
@@ -70,8 +70,8 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
 
         ``prefix`` is there for the specification; the name begins with the queue's.
         """
-        self._home.require_open()
-        return f"{self._home.queue_name}!{random_name()}"
+        self._owner.require_open()
+        return f"{self._owner.queue_name}!{random_name()}"
 
     async def send(self, channel: str, message: Message) -> None:
         """Send a message to one channel; return once RabbitMQ has it.
@@ -87,16 +87,16 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         queue_name, mark, _ = require_channel(channel).partition("!")
         body = self._encode(CHANNEL_KEY, channel, message, self.options.max_message_size)
         if not mark:
-            await self._home.send_normal(channel, body)
+            await self._owner.send_normal(channel, body)
             return
-        hub = self._home.hub_here()
-        if hub is not None:
+        loop_layer = self._owner.loop_layer_here()
+        if loop_layer is not None:
             try:
-                await hub.send(queue_name, body)
+                await loop_layer.send(queue_name, body)
                 return
-            except HomeEnded:
+            except LoopEnded:
                 pass  # not sent yet: the link lives elsewhere now
-        await self._home.send(queue_name, body)
+        await self._owner.send(queue_name, body)
 
     async def receive(self, channel: str) -> Message:
         """Wait for the next message of a channel of this process, or of a normal channel.
@@ -104,15 +104,17 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         Several may wait on one channel: each message goes to one of them. Cancelling loses no
         message. Raises :class:`ValueError` for a channel of another process.
         """
-        hub = self._home.hub_here()
-        if hub is not None:
-            own = hub.find(channel) is not None or self._is_own(require_channel(channel))
+        loop_layer = self._owner.loop_layer_here()
+        if loop_layer is not None:
+            own = loop_layer.find(channel) is not None or self._is_own(require_channel(channel))
             try:
-                return await (hub.receive(channel) if own else hub.normal.receive(channel))
-            except HomeEnded:
+                return await (
+                    loop_layer.receive(channel) if own else loop_layer.normal.receive(channel)
+                )
+            except LoopEnded:
                 pass  # the link lives elsewhere now, and so do the messages
         self._is_own(require_channel(channel))
-        return await self._home.receive(channel)
+        return await self._owner.receive(channel)
 
     async def receive_many(
         self, channels: Sequence[str], block: bool = False
@@ -131,7 +133,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
             if block:
                 raise ValueError("there is no channel to wait for")
             return None, None
-        received = await self._home.receive_many(names, block)
+        received = await self._owner.receive_many(names, block)
         return (None, None) if received is None else received
 
     async def receive_many_blocking(self, channels: Sequence[str]) -> tuple[str, Message]:
@@ -156,19 +158,19 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         require_group(group)
         queue_name, mark, _ = require_channel(channel).partition("!")
         if not mark:
-            await self._home.call(_group_add_normal, group, channel)
+            await self._owner.call(_group_add_normal, group, channel)
             return
-        if queue_name != self._home.queue_name:
-            await self._home.call(Hub.group_add_elsewhere, queue_name, group, channel)
+        if queue_name != self._owner.queue_name:
+            await self._owner.call(LoopLayer.group_add_elsewhere, queue_name, group, channel)
             return
-        hub = self._home.hub_here()
-        if hub is not None:
+        loop_layer = self._owner.loop_layer_here()
+        if loop_layer is not None:
             try:
-                await hub.groups.add(group, channel)
+                await loop_layer.groups.add(group, channel)
                 return
-            except HomeEnded:
+            except LoopEnded:
                 pass  # the link lives elsewhere now
-        await self._home.group_add(group, channel)
+        await self._owner.group_add(group, channel)
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Take a channel out of a group, at once; nothing happens if it is not in it.
@@ -177,10 +179,10 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         """
         require_group(group)
         queue_name, mark, _ = require_channel(channel).partition("!")
-        if mark and queue_name != self._home.queue_name:
-            await self._home.call(Hub.group_discard_elsewhere, queue_name, group, channel)
+        if mark and queue_name != self._owner.queue_name:
+            await self._owner.call(LoopLayer.group_discard_elsewhere, queue_name, group, channel)
         else:
-            await self._home.call(_group_discard, group, channel)
+            await self._owner.call(_group_discard, group, channel)
 
     async def group_send(self, group: str, message: Message) -> None:
         """Send a message to every channel in a group; return once RabbitMQ has it.
@@ -190,14 +192,14 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         """
         require_group(group)
         body = self._encode(GROUP_KEY, group, message, self.options.max_message_size)
-        hub = self._home.hub_here()
-        if hub is not None:
+        loop_layer = self._owner.loop_layer_here()
+        if loop_layer is not None:
             try:
-                await hub.send_group(group, body)
+                await loop_layer.send_group(group, body)
                 return
-            except HomeEnded:
+            except LoopEnded:
                 pass  # not sent yet: the link lives elsewhere now
-        await self._home.send_group(group, body)
+        await self._owner.send_group(group, body)
 
     async def send_group(self, group: str, message: Message) -> None:
         """The same as :meth:`group_send`."""
@@ -213,7 +215,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         require_group(group)
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
             raise ValueError("timeout must be a number of seconds")
-        return await self._home.call(Hub.group_members, group, float(timeout))
+        return await self._owner.call(LoopLayer.group_members, group, float(timeout))
 
     # Flush
 
@@ -226,7 +228,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         :class:`~channels_rabbitmq.errors.NotConnected` while RabbitMQ is away. Processes of
         version 4.0.1 take no part.
         """
-        await self._home.call(Hub.flush)
+        await self._owner.call(LoopLayer.flush)
 
     # Beyond the specification
 
@@ -238,7 +240,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         what is under way on it then raises :class:`carehare.ConnectionClosed`, and the next
         ``await layer.current_connection`` gives the one after it.
         """
-        return _CurrentConnection(self._home)
+        return _CurrentConnection(self._owner)
 
     @property
     def carehare_connection(self) -> Awaitable[Connection | BridgedConnection]:
@@ -247,12 +249,12 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
 
     async def close(self) -> None:
         """Close the connection and end everything; calling it again does nothing."""
-        await self._home.close()
+        await self._owner.close()
 
     def _is_own(self, channel: str) -> bool:
         """Whether it is a channel of this process; False if normal, ValueError if another's."""
         queue_name, mark, _ = channel.partition("!")
-        if mark and queue_name != self._home.queue_name:
+        if mark and queue_name != self._owner.queue_name:
             raise ValueError("the channel belongs to another process or another layer")
         return bool(mark)
 
@@ -260,19 +262,19 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
 class _CurrentConnection:
     """Waits for the connection only when awaited, so that asking in vain leaves nothing behind."""
 
-    def __init__(self, home: Home) -> None:
-        self._home = home
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
 
     def __await__(self) -> Generator[object, None, Connection | BridgedConnection]:
-        return self._home.connection().__await__()
+        return self._owner.connection().__await__()
 
 
-async def _group_add_normal(hub: Hub, group: str, channel: str) -> None:
-    await hub.normal.group_add(group, channel)
+async def _group_add_normal(loop_layer: LoopLayer, group: str, channel: str) -> None:
+    await loop_layer.normal.group_add(group, channel)
 
 
-async def _group_discard(hub: Hub, group: str, channel: str) -> None:
+async def _group_discard(loop_layer: LoopLayer, group: str, channel: str) -> None:
     if "!" in channel:
-        hub.groups.discard(group, channel)
+        loop_layer.groups.discard(group, channel)
     else:
-        await hub.normal.group_discard(group, channel)
+        await loop_layer.normal.group_discard(group, channel)

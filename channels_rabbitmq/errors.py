@@ -46,7 +46,7 @@ class MessageReturned(carehare.ServerSentNack):
     """A ``mandatory`` message matched no queue and came back (AMQP ``basic.return``)."""
 
 
-class HomeEnded(Exception):
+class LoopEnded(Exception):
     """The event loop that the link lived on ended before a call was done.
 
     Never reaches users: the call is repeated where the link lives next, or ends in an error of

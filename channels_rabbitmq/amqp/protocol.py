@@ -23,9 +23,8 @@ from carehare import (
     ConnectionClosedByServer,
 )
 
+from ..config.options import Endpoint
 from ..errors import describe
-from ..lifecycle import Lifecycle, State
-from ..options import Endpoint
 from .channel import Channel, OnClosed, OnDelivery
 from .frames import (
     FRAME_MIN_SIZE,
@@ -37,6 +36,7 @@ from .frames import (
     encode_start_ok,
 )
 from .futures import retrieve
+from .state import Lifecycle, State
 
 if TYPE_CHECKING:
     from pamqp.common import FieldTable

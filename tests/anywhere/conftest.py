@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.proxy import Proxy
+from tests.helpers.proxy import Proxy
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.anywhere.support import FORKING, PROJECT, started
 from tests.anywhere.test_django import DAPHNE, get, serving
-from tests.proxy import Proxy
-from tests.support import until
+from tests.helpers.proxy import Proxy
+from tests.helpers.scripts import FORKING, PROJECT, started
+from tests.helpers.support import until
 
 if TYPE_CHECKING:
     from tests.conftest import MakeLayer

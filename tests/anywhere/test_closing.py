@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.anywhere.support import run, script, started
-from tests.proxy import Proxy
-from tests.support import until
+from tests.helpers.proxy import Proxy
+from tests.helpers.scripts import run, script, started
+from tests.helpers.support import until
 
 
 async def test_close_from_anywhere(proxy: Proxy) -> None:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from devtools.broker import free_port
-from tests.anywhere.support import PROJECT, STRICT, started
-from tests.proxy import Proxy
-from tests.support import until
+from tests.helpers.proxy import Proxy
+from tests.helpers.scripts import PROJECT, STRICT, started
+from tests.helpers.support import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.anywhere.support import started
-from tests.pages import snippets
+from tests.helpers.pages import snippets
+from tests.helpers.scripts import started
 
 if TYPE_CHECKING:
     from channels_rabbitmq.core import RabbitmqChannelLayer

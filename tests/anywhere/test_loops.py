@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from tests.anywhere.support import run, script, started
-from tests.proxy import Proxy
-from tests.support import until
+from tests.helpers.proxy import Proxy
+from tests.helpers.scripts import run, script, started
+from tests.helpers.support import until
 
 
 async def test_two_live_loops(proxy: Proxy) -> None:

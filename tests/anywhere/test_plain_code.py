@@ -7,9 +7,9 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from tests.anywhere.support import run, script, started
-from tests.proxy import Proxy
-from tests.support import until
+from tests.helpers.proxy import Proxy
+from tests.helpers.scripts import run, script, started
+from tests.helpers.support import until
 
 if TYPE_CHECKING:
     from tests.conftest import MakeLayer

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.anywhere.support import FORKING, run
-from tests.proxy import Proxy
+from tests.helpers.proxy import Proxy
+from tests.helpers.scripts import FORKING, run
 
 
 @pytest.mark.parametrize(("home", "connections"), [("thread", 3), ("loop", 2), ("never", 2)])

@@ -14,7 +14,7 @@ from asgiref.sync import async_to_sync
 from channels.exceptions import ChannelFull
 
 from channels_rabbitmq.errors import MessageReturned
-from channels_rabbitmq.hub import Hub
+from channels_rabbitmq.layer.loop_layer import LoopLayer
 from tests.anywhere.scripts.prelude import layer
 
 logging.getLogger("channels_rabbitmq").addHandler(logging.NullHandler())  # warns of full channels
@@ -118,13 +118,13 @@ async def errors() -> None:
 async def context_arrives() -> None:
     """What runs at home for a call, such as its logging, sees the caller's context."""
 
-    async def look(hub: Hub) -> str:
-        assert hub.loop is not caller
+    async def look(loop_layer: LoopLayer) -> str:
+        assert loop_layer.loop is not caller
         return request.get()
 
     caller = asyncio.get_running_loop()
     request.set("the caller's")
-    assert await layer._home.call(look) == "the caller's"
+    assert await layer._owner.call(look) == "the caller's"
 
 
 async def no_cycles() -> None:

@@ -1,0 +1,1 @@
+"""What the layer has on RabbitMQ, kept across reconnections."""

@@ -1,0 +1,65 @@
+"""Has RabbitMQ send a queue's messages while they are wanted, one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pamqp.commands
+
+from ..amqp.channel import Channel
+from ..amqp.frames import Method
+from ..amqp.futures import retrieve
+
+
+class OnDemandConsumer:
+    """The consumer of one channel's queue, on an AMQP channel of its own.
+
+    RabbitMQ (3.10 at least) closes the whole connection when a consumer is cancelled before its
+    ``basic.consume-ok``, or when its tag is used again right after; here neither is done.
+    """
+
+    def __init__(self, amqp_channel: Channel, queue: str) -> None:
+        self.amqp_channel = amqp_channel
+        self._queue = queue
+        self._wanted = False
+        #: Whether RabbitMQ was told to send messages, and not told to stop.
+        self._consuming = False
+        #: Numbers the consumers, for their tags.
+        self._consumers = 0
+        #: To what was sent last.
+        self._reply = self._call(pamqp.commands.Basic.Qos(prefetch_count=1))
+
+    def want(self, wanted: bool) -> None:
+        """Have RabbitMQ send messages, one at a time, or have it stop."""
+        self._wanted = wanted
+        self._follow()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is on its way from RabbitMQ."""
+        return not self._consuming and self._reply.done()
+
+    async def stopped(self) -> None:
+        """Wait until nothing more comes, after ``want(False)``."""
+        while not self.idle and self.amqp_channel.open:
+            await asyncio.wait({self._reply})
+
+    def _follow(self) -> None:
+        if self._wanted == self._consuming or not self.amqp_channel.open:
+            return
+        if self._wanted:
+            self._consumers += 1
+            self._consuming = True
+            self._reply = self._call(
+                pamqp.commands.Basic.Consume(queue=self._queue, consumer_tag=str(self._consumers))
+            )
+            self._reply.add_done_callback(lambda _: self._follow())
+        elif self._reply.done():
+            self._consuming = False
+            self._reply = self._call(pamqp.commands.Basic.Cancel(consumer_tag=str(self._consumers)))
+
+    def _call(self, method: Method) -> asyncio.Future[Method]:
+        # An error ends the AMQP channel, which is handled there.
+        reply = self.amqp_channel.call(method)
+        reply.add_done_callback(retrieve)
+        return reply

@@ -1,0 +1,372 @@
+"""What processes ask each other: through the groups exchange, under keys that no group can have.
+
+Every process binds its queue to the control key, so that each hears what is asked. Answers go to
+the queue of whoever asked. Who is there is known like this: a process that asks for the first
+time binds the askers' key before it asks, and waits a short while for answers from processes it
+does not know; from then on each process that comes says hello under that key. A process that has
+gone is noticed when a message to its queue comes back. Version 4.0.1 binds none of these keys and
+is never asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+
+from carehare import ChannelClosed, ChannelClosedByServer, ConnectionClosed, ServerSentNack
+from channels.exceptions import StopConsumer
+
+from ..amqp.futures import in_time, retrieve
+from ..config.options import Options
+from ..errors import LoopEnded, MessageReturned
+from ..log import RateLimitedWarning
+from ..wire.messages import GROUP_KEY, Message
+from ..wire.serializers import Codec
+from .recovery import Recovery
+from .topology import Topology
+
+logger = logging.getLogger(__name__)
+
+#: What a body is for, in place of a group's name. No name of a group begins so.
+MARK = "!"
+_HELLO, _ASK, _ANSWER = "!hello", "!ask", "!answer"
+
+#: What may be asked.
+MEMBERS, FLUSH, JOIN, LEAVE = "members", "flush", "join", "leave"
+
+#: Seconds in which unknown processes may answer the first question of a session.
+DISCOVERY = 0.3
+#: Seconds until those that have not answered are asked again: at first, and at most.
+_REMIND = (0.05, 1.0)
+#: Names in one message of an answer.
+_NAMES_PER_PART = 2000
+#: Answered questions that are remembered, so that one asked again is not carried out again.
+_REMEMBERED = 256
+#: Bytes of one message; far below what any RabbitMQ takes.
+_MOST_BYTES = 4 * 1024 * 1024
+
+_ENDED = (ConnectionClosed, ChannelClosed, ChannelClosedByServer)
+
+
+def control_key(prefix: str) -> str:
+    """The routing key that every process of a prefix binds."""
+    return f"!control:{prefix}"
+
+
+def askers_key(prefix: str) -> str:
+    """The routing key that processes bind which have asked something."""
+    return f"!askers:{prefix}"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What one process asks of others."""
+
+    what: str
+    group: str = ""
+    channel: str = ""
+    #: Tells questions apart.
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+class Answers:
+    """The answers to one question, as they come. No I/O."""
+
+    def __init__(self, question: Question) -> None:
+        self.question = question
+        #: The names in each part of each process's answer.
+        self._parts: dict[str, dict[int, list[str]]] = {}
+        #: The processes whose answers are whole.
+        self.answered: set[str] = set()
+        #: The processes that are known and have not answered; set when the asking ends.
+        self.missing: set[str] = set()
+        #: Whether the queue of every process took the question; None while RabbitMQ has not told.
+        self.accepted: bool | None = None
+        #: Set whenever an answer is whole.
+        self.news = asyncio.Event()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every process that is known has answered."""
+        return self.accepted is True and not self.missing
+
+    @property
+    def remark(self) -> str:
+        """Why more may be missing than is known; empty if all have the question."""
+        if self.accepted is None:
+            return "; RabbitMQ did not take the question in time"
+        return "" if self.accepted else "; at least one had no room for the question"
+
+    @property
+    def names(self) -> set[str]:
+        """All names in all answers."""
+        return {
+            name for parts in self._parts.values() for names in parts.values() for name in names
+        }
+
+    def add(self, process: str, part: int, parts: int, names: list[str]) -> None:
+        """One message of an answer came; perhaps again."""
+        known = self._parts.setdefault(process, {})
+        known[part] = names
+        if len(known) >= parts and process not in self.answered:
+            self.answered.add(process)
+            self.news.set()
+
+
+#: Does what is asked, and gives the names for the answer.
+Serve = Callable[[Question], Awaitable[Iterable[str]]]
+
+
+class Peers:
+    """One process's side of it, on the hub's event loop."""
+
+    def __init__(
+        self, options: Options, codec: Codec, queue_name: str, recovery: Recovery, serve: Serve
+    ) -> None:
+        self._exchange = options.groups_exchange
+        self._control_key = control_key(options.prefix)
+        self._askers_key = askers_key(options.prefix)
+        self._codec = codec
+        self._queue_name = queue_name
+        self._recovery = recovery
+        self._serve = serve
+        self._loop = asyncio.get_running_loop()
+        #: The queues of the other processes that were heard of.
+        self._known: set[str] = set()
+        #: The session in which the askers' key is bound.
+        self._listening: Topology | None = None
+        #: Until when processes that are not known may answer; in the clock of the loop.
+        self._discovered_at: float | None = None
+        self._asked: dict[str, Answers] = {}
+        #: The questions that were asked of this process lately; None while one is carried out.
+        self._served: dict[str, list[str] | None] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._warn = RateLimitedWarning(logger)
+
+    # The session
+
+    def topology_started(self, topology: Topology) -> None:
+        """Say hello to those who ask."""
+        self._listening = None
+        body = self._encode(_HELLO, {"from": self._queue_name})
+        topology.publish(self._exchange, self._askers_key, body).add_done_callback(retrieve)
+
+    def cancel(self) -> None:
+        """Answer nothing more."""
+        for task in self._tasks:
+            task.cancel()
+
+    # Asking
+
+    async def ask_all(self, question: Question, timeout: float) -> Answers:
+        """Ask every other process; end once all that are known have answered, or in time."""
+        answers = self._asked[question.id] = Answers(question)
+        try:
+            await in_time(self._ask_all(answers), timeout)
+        except asyncio.TimeoutError:
+            pass
+        finally:
+            del self._asked[question.id]
+        answers.missing = self._known - answers.answered
+        return answers
+
+    async def _ask_all(self, answers: Answers) -> None:
+        while True:
+            topology = await self._recovery.wait_topology()
+            try:
+                await self._ask_all_on(topology, answers)
+                return
+            except _ENDED:
+                await asyncio.shield(topology.ended)
+                await asyncio.sleep(0)  # until the link has noticed
+
+    async def _ask_all_on(self, topology: Topology, answers: Answers) -> None:
+        if self._listening is not topology:
+            await topology.bind(self._askers_key).follow()
+            self._listening = topology
+            self._discovered_at = None
+        body = self._encode_question(answers.question)
+        delay, longest = _REMIND
+        while True:
+            if not answers.accepted:
+                # Nobody but ourselves may be bound, but we always are: this cannot come back.
+                answers.accepted = await self._try_publish(topology, self._control_key, body)
+            now = self._loop.time()
+            if self._discovered_at is None:
+                self._discovered_at = now + DISCOVERY
+            missing = self._known - answers.answered
+            if answers.accepted and not missing and now >= self._discovered_at:
+                return
+            waiting = bool(missing) or not answers.accepted
+            pause = delay if waiting else self._discovered_at - now
+            if not await _wait(answers.news, pause) and waiting:
+                for process in self._known - answers.answered:
+                    await self._remind(topology, process, body)
+                delay = min(2 * delay, longest)
+
+    async def _try_publish(self, topology: Topology, key: str, body: bytes) -> bool:
+        try:
+            await topology.publish_mandatory(self._exchange, key, body)
+        except ServerSentNack:
+            return False  # the queue of at least one process is full
+        return True
+
+    async def _remind(self, topology: Topology, process: str, body: bytes) -> bool:
+        """Ask one process again; False if it has gone."""
+        try:
+            await topology.publish_mandatory("", process, body)
+        except MessageReturned:
+            self._known.discard(process)
+            return False
+        except ServerSentNack:
+            pass  # it is full; perhaps not the next time
+        return True
+
+    async def ask_one(self, process: str, question: Question, timeout: float) -> bool:
+        """Ask the process that has a queue; False if there is no such process.
+
+        Raises :class:`asyncio.TimeoutError` if it did not answer in time.
+        """
+        answers = self._asked[question.id] = Answers(question)
+        try:
+            return await in_time(self._ask_one(process, answers), timeout)
+        finally:
+            del self._asked[question.id]
+
+    async def _ask_one(self, process: str, answers: Answers) -> bool:
+        body = self._encode_question(answers.question)
+        delay, longest = _REMIND
+        while not answers.answered:
+            topology = await self._recovery.wait_topology()
+            try:
+                if not await self._remind(topology, process, body):
+                    return False
+            except _ENDED:
+                await asyncio.shield(topology.ended)
+                await asyncio.sleep(0)  # until the link has noticed
+                continue
+            delay = min(2 * delay, longest)
+            await _wait(answers.news, delay)
+        return True
+
+    # Being asked
+
+    def handle(self, name: str, message: Message) -> None:
+        """A message came that is for the process itself."""
+        sender = message.get("from")
+        if not isinstance(sender, str) or sender == self._queue_name:
+            return
+        if name == _HELLO:
+            self._known.add(sender)
+        elif name == _ASK:
+            self._handle_question(sender, message)
+        elif name == _ANSWER:
+            self._handle_answer(sender, message)
+
+    def _handle_question(self, sender: str, message: Message) -> None:
+        what, group = message.get("what"), message.get("group")
+        channel, question_id = message.get("channel"), message.get("id")
+        if not (
+            isinstance(what, str)
+            and isinstance(group, str)
+            and isinstance(channel, str)
+            and isinstance(question_id, str)
+        ):
+            return  # not ours, or from a version to come
+        question = Question(what, group, channel, question_id)
+        self._known.add(sender)
+        if question.id not in self._served:
+            self._remember(question)
+            self._spawn(self._carry_out(sender, question))
+            return
+        names = self._served[question.id]
+        if names is not None:
+            self._spawn(self._answer(sender, question.id, names))
+
+    def _remember(self, question: Question) -> None:
+        self._served[question.id] = None
+        if len(self._served) > _REMEMBERED:
+            del self._served[next(iter(self._served))]
+
+    async def _carry_out(self, sender: str, question: Question) -> None:
+        try:
+            names = list(await self._serve(question))
+        except (LoopEnded, StopConsumer):
+            return  # the asker does without this process, or asks where it lives next
+        except (asyncio.TimeoutError, *_ENDED) as err:
+            # It is asked again, for as long as the other side waits.
+            self._served.pop(question.id, None)
+            self._warn("Could not do what another process asked for (%s): %s", question.what, err)
+            return
+        if question.id in self._served:
+            self._served[question.id] = names
+        await self._answer(sender, question.id, names)
+
+    async def _answer(self, sender: str, question_id: str, names: list[str]) -> None:
+        parts = -(-len(names) // _NAMES_PER_PART) or 1
+        for part in range(parts):
+            start = part * _NAMES_PER_PART
+            body = self._encode(
+                _ANSWER,
+                {
+                    "from": self._queue_name,
+                    "id": question_id,
+                    "part": part,
+                    "parts": parts,
+                    "names": names[start : start + _NAMES_PER_PART],
+                },
+            )
+            topology = await self._recovery.wait_topology()
+            try:
+                await topology.publish_mandatory("", sender, body)
+            except (ServerSentNack, *_ENDED):
+                return  # whoever asked is full, and asks again; or has gone
+
+    def _handle_answer(self, sender: str, message: Message) -> None:
+        self._known.add(sender)
+        question_id, names = message.get("id"), message.get("names")
+        part, parts = message.get("part"), message.get("parts")
+        if (
+            isinstance(question_id, str)
+            and question_id in self._asked
+            and isinstance(names, list)
+            and isinstance(part, int)
+            and isinstance(parts, int)
+        ):
+            self._asked[question_id].add(sender, part, parts, [str(name) for name in names])
+
+    # Small things
+
+    def _encode_question(self, question: Question) -> bytes:
+        return self._encode(
+            _ASK,
+            {
+                "from": self._queue_name,
+                "what": question.what,
+                "group": question.group,
+                "channel": question.channel,
+                "id": question.id,
+            },
+        )
+
+    def _encode(self, kind: str, message: Message) -> bytes:
+        return self._codec.encode(GROUP_KEY, kind, message, _MOST_BYTES)
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(retrieve)
+
+
+async def _wait(news: asyncio.Event, seconds: float) -> bool:
+    """Wait for news, for so long; whether there are some."""
+    try:
+        await in_time(news.wait(), max(seconds, 0))
+    except asyncio.TimeoutError:
+        return False
+    news.clear()
+    return True

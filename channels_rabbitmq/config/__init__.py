@@ -1,0 +1,1 @@
+"""From ``CONFIG`` to checked options, or ImproperlyConfigured."""

@@ -1,0 +1,1 @@
+"""One event loop's channel layer, and which loop that is."""

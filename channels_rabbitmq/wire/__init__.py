@@ -1,0 +1,1 @@
+"""Names, and messages as bytes on the wire."""

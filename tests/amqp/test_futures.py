@@ -1,0 +1,187 @@
+"""Waiting on futures that others rely on."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import cast
+
+import pytest
+
+from channels_rabbitmq.amqp.futures import Deadlines, Shared, follow, in_time, retrieve
+from tests.helpers.clock import Clock
+
+
+@pytest.fixture
+async def future() -> asyncio.Future[str]:
+    """A future that others rely on."""
+    return asyncio.get_running_loop().create_future()
+
+
+async def test_follows_to_a_result(future: asyncio.Future[str]) -> None:
+    """A follower gets the result, before or after it is there."""
+    follower = follow(future)
+    assert not follower.done()
+    future.set_result("done")
+
+    assert await follower == "done"
+    late = follow(future)
+    assert late.done()
+    assert late.result() == "done"
+
+
+async def test_follows_to_an_error(future: asyncio.Future[str]) -> None:
+    """A follower gets the error, and need not be asked for it."""
+    follower, ignored = follow(future), follow(future)
+    future.add_done_callback(retrieve)
+    future.set_exception(LookupError())
+
+    with pytest.raises(LookupError):
+        await follower
+    assert ignored.done()
+    del ignored
+    gc.collect()
+
+
+async def test_cancelled_follower(future: asyncio.Future[str]) -> None:
+    """A follower that is cancelled cancels nothing else, and is not kept."""
+    others = [follow(future) for _ in range(3)]
+    others[1].cancel()
+    await asyncio.sleep(0)
+    callbacks = future._callbacks
+    assert len(callbacks) == 2
+    others[0].cancel()
+    future.set_result("done")
+    await asyncio.sleep(0)
+
+    assert others[0].cancelled()
+    assert others[2].result() == "done"
+
+
+async def test_shared(future: asyncio.Future[str]) -> None:
+    """Each follower gets the result, before or after it is there; cancelling concerns only one."""
+    shared = Shared(future)
+    first, cancelled, last = shared.follow(), shared.follow(), shared.follow()
+    cancelled.cancel()
+    assert not shared.done()
+    future.set_result("done")
+
+    assert [await first, await last] == ["done", "done"]
+    assert shared.done()
+    late = shared.follow()
+    assert late.result() == "done"
+
+
+async def test_shared_error(future: asyncio.Future[str]) -> None:
+    """Each follower gets the error; where there is none, nobody has to ask for it."""
+    shared, alone = Shared(future), Shared(future)
+    follower = shared.follow()
+    future.set_exception(LookupError())
+    with pytest.raises(LookupError):
+        await follower
+    with pytest.raises(LookupError):
+        await shared.follow()
+    assert alone.done()
+    del future, shared, alone
+    gc.collect()
+
+
+async def test_deadlines() -> None:
+    """Futures fail once their time is up, each at its own, with one timer for all of them."""
+    clock = Clock()
+    deadlines = Deadlines(cast("asyncio.AbstractEventLoop", clock), 10)
+    futures: list[asyncio.Future[None]] = []
+    for now in range(5):
+        clock.move(now)
+        futures.append(asyncio.get_running_loop().create_future())
+        deadlines.watch(futures[-1])
+        assert len(clock.timers) == 1
+    futures[0].set_result(None)
+    futures[2].cancel()
+
+    clock.move(10)
+    assert [future.done() for future in futures] == [True, False, True, False, False]
+    clock.move(11)
+    with pytest.raises(asyncio.TimeoutError):
+        await futures[1]
+    assert not futures[3].done()
+    clock.move(14)
+    for future in futures[3:]:
+        with pytest.raises(asyncio.TimeoutError):
+            await future
+    assert not clock.timers
+
+
+async def test_deadlines_end() -> None:
+    """What still waits fails at once, and no timer is left."""
+    clock = Clock()
+    deadlines = Deadlines(cast("asyncio.AbstractEventLoop", clock), 10)
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    deadlines.watch(future)
+    deadlines.watch(done)
+    done.set_result(None)
+    deadlines.end(LookupError())
+    assert not clock.timers
+    with pytest.raises(LookupError):
+        await future
+    deadlines.end(LookupError())
+
+
+async def test_in_time() -> None:
+    """Work that is done in time gives its result, or its error."""
+
+    async def fail() -> None:
+        raise LookupError
+
+    assert await in_time(asyncio.sleep(0, "done"), 10) == "done"
+    with pytest.raises(LookupError):
+        await in_time(fail(), 10)
+
+
+async def test_not_in_time() -> None:
+    """Work that takes too long is cancelled."""
+    ended: list[bool] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            ended.append(True)
+            raise
+
+    with pytest.raises(asyncio.TimeoutError):
+        await in_time(work(), 0.01)
+    await asyncio.sleep(0)
+    assert ended == [True]
+
+
+async def test_in_time_is_cancelled() -> None:
+    """A cancellation reaches the work, and is not lost even if the work was done just then."""
+    release = asyncio.Event()
+
+    async def work() -> str:
+        await release.wait()
+        return "done"
+
+    waiting = asyncio.create_task(in_time(work(), 3600))
+    await asyncio.sleep(0.01)
+    release.set()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+async def test_work_that_fails_too_late() -> None:
+    """An error that comes after the time is up is nobody's, and is not reported as forgotten."""
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            raise LookupError
+
+    with pytest.raises(asyncio.TimeoutError):
+        await in_time(work(), 0.01)
+    await asyncio.sleep(0)
+    gc.collect()

@@ -1,0 +1,216 @@
+"""TLS contexts from a URL's parameters, with real certificates and real handshakes in memory."""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from channels_rabbitmq.config.tls import (
+    InvalidTls,
+    TlsParameters,
+    build_context,
+    check_client,
+    check_server_name,
+)
+
+PASSPHRASE = "open sésame"
+
+
+class Files:
+    """A certificate authority, a server of its own and a client, all as PEM files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.authority = trustme.CA()
+        self.ca = str(folder / "ca.pem")
+        self.cert = str(folder / "client.pem")
+        self.key = str(folder / "client.key")
+        self.cert_and_key = str(folder / "both.pem")
+        self.encrypted_key = str(folder / "encrypted.key")
+        self.other_key = str(folder / "other.key")
+        self.text = str(folder / "notes.txt")
+        self.missing = str(folder / "missing.pem")
+        self.folder = str(folder)
+
+        self.authority.cert_pem.write_to_path(self.ca)
+        client = self.authority.issue_cert("client@example.org")
+        for pem in client.cert_chain_pems:
+            pem.write_to_path(self.cert, append=True)
+        client.private_key_pem.write_to_path(self.key)
+        client.private_key_and_cert_chain_pem.write_to_path(self.cert_and_key)
+        encrypted = load_pem_private_key(client.private_key_pem.bytes(), None).private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(PASSPHRASE.encode())
+        )
+        Path(self.encrypted_key).write_bytes(encrypted)
+        other = self.authority.issue_cert("other@example.org")
+        other.private_key_pem.write_to_path(self.other_key)
+        Path(self.text).write_text("not a certificate")
+
+        self.server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.authority.issue_cert("rabbit.example", "127.0.0.1").configure_cert(self.server)
+        self.authority.configure_trust(self.server)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """Make the certificates once, for they never change."""
+    return Files(tmp_path_factory.mktemp("certificates"))
+
+
+def handshake(client: ssl.SSLContext, server: ssl.SSLContext, name: str | None) -> ssl.SSLObject:
+    """Complete a TLS handshake in memory and return the server's side."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sides = [
+        client.wrap_bio(to_client, to_server, server_hostname=name),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    ]
+    for _ in range(4):
+        for side in sides:
+            with suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    return sides[1]
+
+
+def test_server_of_the_trusted_authority_is_accepted(files: Files) -> None:
+    """With cacertfile, a server that this authority vouches for is accepted, by name or IP."""
+    context = build_context(TlsParameters(cacertfile=files.ca))
+    for name in ("rabbit.example", "127.0.0.1"):
+        assert handshake(context, files.server, name).version() is not None
+
+
+def test_system_store_is_the_default(files: Files) -> None:
+    """Without parameters the certificate must be from an authority that the system trusts."""
+    context = build_context(TlsParameters())
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(context, files.server, "rabbit.example")
+
+
+def test_server_of_another_authority_is_refused(files: Files, tmp_path: Path) -> None:
+    """With cacertfile no other authority is trusted."""
+    trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
+    context = build_context(TlsParameters(cacertfile=str(tmp_path / "other.pem")))
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(context, files.server, "rabbit.example")
+
+
+def test_server_of_another_name_is_refused(files: Files) -> None:
+    """A good certificate for another host is not good enough."""
+    context = build_context(TlsParameters(cacertfile=files.ca))
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(context, files.server, "other.example")
+
+
+def test_verify_none_accepts_any_server(files: Files) -> None:
+    """With verify_none neither authority nor name is checked."""
+    context = build_context(TlsParameters(verify_peer=False))
+    assert handshake(context, files.server, "other.example").version() is not None
+
+
+def test_disabled_name_still_checks_the_authority(files: Files, tmp_path: Path) -> None:
+    """With server_name_indication=disable the name is not checked, the authority is."""
+    good = TlsParameters(cacertfile=files.ca, server_name_indication="disable")
+    assert handshake(build_context(good), files.server, None).version() is not None
+    trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
+    bad = TlsParameters(cacertfile=str(tmp_path / "other.pem"), server_name_indication="disable")
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(build_context(bad), files.server, None)
+
+
+@pytest.mark.parametrize("how", ["two files", "one file", "encrypted key"])
+def test_client_certificate_is_presented(files: Files, how: str) -> None:
+    """A server that asks for a client certificate gets ours, wherever its key is."""
+    parameters = {
+        "two files": TlsParameters(files.ca, files.cert, files.key),
+        "one file": TlsParameters(files.ca, files.cert_and_key),
+        "encrypted key": TlsParameters(files.ca, files.cert, files.encrypted_key, PASSPHRASE),
+    }[how]
+    files.server.verify_mode = ssl.CERT_REQUIRED
+    try:
+        server_side = handshake(build_context(parameters), files.server, "rabbit.example")
+    finally:
+        files.server.verify_mode = ssl.CERT_NONE
+    assert server_side.getpeercert(binary_form=True)
+
+
+@pytest.mark.parametrize(
+    ("cacertfile", "certfile", "keyfile", "password", "says"),
+    [
+        ("missing", None, None, None, "'cacertfile' cannot be read: {} (No such file"),
+        ("folder", None, None, None, "'cacertfile' cannot be read: {} (Is a directory"),
+        ("text", None, None, None, "'cacertfile' has no usable PEM certificate: {}"),
+        ("key", None, None, None, "'cacertfile' has no usable PEM certificate: {}"),
+        (None, "missing", "key", None, "'certfile' cannot be read: {} (No such file"),
+        (None, "text", "key", None, "'certfile' has no usable PEM certificate: {}"),
+        (None, "cert", "missing", None, "'keyfile' cannot be read: {} (No such file"),
+        (None, "cert", "text", None, "no usable PEM private key; key in 'keyfile': {}"),
+        (None, "cert", None, None, "no usable PEM private key; key in 'certfile': {}"),
+        (None, "cert", "other_key", None, "does not belong to the certificate"),
+        (None, "cert", "encrypted_key", None, "is encrypted and needs the parameter 'password'"),
+        (None, "cert", "encrypted_key", "Zw9", "'password' does not decrypt the private key"),
+        (None, "cert", "encrypted_key", "Zw9" * 999, "'password' does not decrypt"),
+        (None, None, "key", None, "'keyfile' needs 'certfile' beside it"),
+        (None, None, None, "Zw9", "'password' needs 'certfile' beside it"),
+    ],
+)
+def test_unusable_files_are_named(
+    files: Files,
+    cacertfile: str | None,
+    certfile: str | None,
+    keyfile: str | None,
+    password: str | None,
+    says: str,
+) -> None:
+    """A file that cannot be used is refused by parameter and path, without the passphrase."""
+    paths: list[str | None] = [
+        getattr(files, name) if name else None for name in (cacertfile, certfile, keyfile)
+    ]
+    with pytest.raises(InvalidTls) as raised:
+        build_context(TlsParameters(paths[0], paths[1], paths[2], password))
+    assert says.split("{}")[0] in str(raised.value)
+    assert any(path in str(raised.value) for path in paths if path) or not any(paths[:2])
+    assert "Zw9" not in str(raised.value)
+
+
+def test_a_path_that_is_none(files: Files) -> None:
+    """A path that no file system takes is refused like a missing file."""
+    with pytest.raises(InvalidTls, match="'cacertfile' cannot be read"):
+        build_context(TlsParameters(cacertfile="a\0b"))
+
+
+def test_context_for_servers_is_refused() -> None:
+    """A context that can only serve is recognised before the first connection."""
+    with pytest.raises(InvalidTls, match="create_default_context"):
+        check_client(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    check_client(ssl.create_default_context())
+
+
+@pytest.mark.parametrize("name", [".example", "a" * 64, ""])
+def test_names_that_tls_cannot_send_are_refused(name: str) -> None:
+    """A server name that the TLS library refuses is found before the first connection."""
+    with pytest.raises(InvalidTls, match="not valid in TLS"):
+        check_server_name(ssl.create_default_context(), name)
+
+
+def test_no_name_needs_a_context_that_checks_none() -> None:
+    """A context that checks names cannot be used where the URL disables the name."""
+    context = ssl.create_default_context()
+    with pytest.raises(InvalidTls, match="check_hostname is False"):
+        check_server_name(context, None)
+    context.check_hostname = False
+    check_server_name(context, None)
+
+
+def test_repr_hides_the_passphrase() -> None:
+    """The parameters can be printed without giving away the passphrase."""
+    assert PASSPHRASE not in repr(TlsParameters(password=PASSPHRASE))

@@ -1,0 +1,1 @@
+"""What tests share: private brokers, faults, processes, clocks and conditions."""

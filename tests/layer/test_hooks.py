@@ -1,0 +1,82 @@
+"""`hooks`: when they are called, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from channels_rabbitmq.config.options import Options
+from channels_rabbitmq.layer.hooks import Hooks
+from tests.helpers.support import until
+
+
+def hooks(**config: object) -> Hooks:
+    return Hooks(Options.from_config(config))
+
+
+async def test_plain_and_async() -> None:
+    """Either kind of function will do, and the first connection is no reconnection."""
+    calls = []
+
+    async def back() -> None:
+        calls.append("back")
+
+    made = hooks(on_disconnect=lambda: calls.append("lost"), on_reconnect=back)
+    made.topology_started()
+    made.topology_ended()
+    made.topology_started()
+    await until(lambda: calls == ["lost", "back"])
+    made.topology_ended()
+    assert calls == ["lost", "back", "lost"]
+
+
+async def test_no_hooks() -> None:
+    """Nothing is called where nothing is set."""
+    made = hooks()
+    made.topology_ended()
+    made.topology_started()
+    made.cancel()
+
+
+async def test_errors_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """An exception in a hook harms nothing."""
+
+    def lost() -> None:
+        raise RuntimeError("from the plain one")
+
+    async def back() -> None:
+        raise RuntimeError("from the async one")
+
+    made = hooks(on_disconnect=lost, on_reconnect=back)
+    with caplog.at_level(logging.ERROR):
+        made.topology_ended()
+        made.topology_started()
+        await until(lambda: len(caplog.records) == 2)
+    assert caplog.messages == [
+        "on_disconnect raised an exception",
+        "on_reconnect raised an exception",
+    ]
+
+
+async def test_a_hook_that_hangs_is_cancelled() -> None:
+    """The end of the layer is the end of its hooks, but for the one that ends it."""
+    ended = []
+
+    async def lost() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("lost")
+
+    async def back() -> None:
+        made.cancel()
+        await asyncio.sleep(0)
+        ended.append("back")
+
+    made = hooks(on_disconnect=lost, on_reconnect=back)
+    made.topology_ended()
+    await asyncio.sleep(0)
+    made.topology_started()
+    await until(lambda: sorted(ended) == ["back", "lost"])

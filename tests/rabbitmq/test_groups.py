@@ -1,0 +1,252 @@
+"""Groups: who is in gets a copy, and RabbitMQ is told no more than it needs."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgpack
+import pytest
+
+from channels_rabbitmq.connection import Connection
+from devtools.broker import Broker
+from tests.helpers import rabbit
+from tests.helpers.rabbit import MakeLayer
+from tests.helpers.support import until
+
+
+async def test_every_member_of_every_process(make_layer: MakeLayer) -> None:
+    """A message to a group reaches each member, in whichever process, once."""
+    layers = [make_layer() for _ in range(2)]
+    members = []
+    for layer in layers:
+        for _ in range(3):
+            channel = await layer.new_channel()
+            await layer.group_add("room", channel)
+            members.append((layer, channel))
+    outsider = await layers[0].new_channel()
+    await layers[0].group_send("room", {"n": 1})
+    await layers[1].group_send("room", {"n": 2})
+    await layers[0].send(outsider, {"n": 3})
+    for layer, channel in members:
+        received = [await layer.receive(channel) for _ in range(2)]
+        assert sorted(m["n"] for m in received) == [1, 2]
+    assert await layers[0].receive(outsider) == {"n": 3}
+
+
+async def test_members_have_copies(make_layer: MakeLayer) -> None:
+    """What one member does to a message, another member of the same process does not see."""
+    layer = make_layer()
+    one, two = await layer.new_channel(), await layer.new_channel()
+    await layer.group_add("room", one)
+    await layer.group_add("room", two)
+    await layer.group_send("room", {"list": [1]})
+    (await layer.receive(one))["list"].append("mine")
+    assert await layer.receive(two) == {"list": [1]}
+
+
+async def test_added_means_reached(make_layer: MakeLayer) -> None:
+    """Once group_add() has returned, the very next message from elsewhere arrives."""
+    here, there = make_layer(), make_layer()
+    await here.current_connection
+    for number in range(50):
+        channel = await there.new_channel()
+        await there.group_add(f"room{number}", channel)
+        await here.group_send(f"room{number}", {"n": number})
+        assert await there.receive(channel) == {"n": number}
+
+
+async def test_discarded_is_left_out(make_layer: MakeLayer) -> None:
+    """A channel that was discarded gets no more, while the others do."""
+    layer = make_layer()
+    stays, leaves = await layer.new_channel(), await layer.new_channel()
+    await layer.group_add("room", stays)
+    await layer.group_add("room", leaves)
+    await layer.group_discard("room", leaves)
+    await layer.group_send("room", {"n": 1})
+    await layer.send(leaves, {"n": 2})
+    assert await layer.receive(stays) == {"n": 1}
+    assert await layer.receive(leaves) == {"n": 2}
+
+
+async def test_adding_twice_is_adding_once(make_layer: MakeLayer) -> None:
+    """A channel added twice gets one copy, and leaves with one group_discard()."""
+    layer = make_layer()
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    await layer.group_add("room", channel)
+    await layer.group_send("room", {"n": 1})
+    await layer.send(channel, {"n": 2})
+    assert [await layer.receive(channel) for _ in range(2)] == [{"n": 1}, {"n": 2}]
+    await layer.group_discard("room", channel)
+    await layer.group_send("room", {"n": 3})
+    await layer.send(channel, {"n": 4})
+    assert await layer.receive(channel) == {"n": 4}
+
+
+async def test_discarding_what_was_not_added(make_layer: MakeLayer) -> None:
+    """Discarding a channel that is in no group, or a group that nobody knows, is nothing."""
+    layer = make_layer()
+    channel = await layer.new_channel()
+    await layer.group_discard("room", channel)
+    await layer.group_discard("room", "channels_other!abc")
+    await layer.group_add("room", channel)
+    await layer.group_discard("other", channel)
+    await layer.group_send("room", {"n": 1})
+    assert await layer.receive(channel) == {"n": 1}
+
+
+async def test_group_without_members(make_layer: MakeLayer) -> None:
+    """A message to a group that has no member anywhere is no error."""
+    await make_layer().group_send("nobody", {"n": 1})
+
+
+async def test_one_binding_for_each_group(
+    make_layer: MakeLayer, broker: Broker, vhost: str
+) -> None:
+    """The queue is bound when a group's first channel joins, and unbound when the last leaves."""
+    layer = make_layer()
+    one, two = await layer.new_channel(), await layer.new_channel()
+    await asyncio.gather(
+        layer.group_add("a", one), layer.group_add("a", two), layer.group_add("b", two)
+    )
+    assert await rabbit.bindings(broker, vhost) == [
+        ("a", layer.queue_name),
+        ("b", layer.queue_name),
+    ]
+    await layer.group_discard("a", one)
+    await layer.group_discard("b", two)
+    await layer.send(two, {})  # whatever went before has been done by then
+    await until(lambda: still_bound(broker, vhost, ["a"]))
+    await layer.group_discard("a", two)
+    await until(lambda: still_bound(broker, vhost, []))
+
+
+async def still_bound(broker: Broker, vhost: str, groups: list[str]) -> bool:
+    return [key for key, _ in await rabbit.bindings(broker, vhost)] == groups
+
+
+async def test_coming_and_going_at_once(make_layer: MakeLayer, broker: Broker, vhost: str) -> None:
+    """Joining and leaving that are under way together end as the last call of each wanted."""
+    layer = make_layer()
+    channels = [await layer.new_channel() for _ in range(20)]
+    calls = []
+    for number in range(20):
+        for _ in range(5):
+            calls.append(layer.group_add(f"room{number}", channels[number]))
+            calls.append(layer.group_discard(f"room{number}", channels[number]))
+        if number % 2:
+            calls.append(layer.group_add(f"room{number}", channels[number]))
+    await asyncio.gather(*calls)
+    expected = sorted(f"room{number}" for number in range(20) if number % 2)
+    await until(lambda: still_bound(broker, vhost, expected))
+    for number in range(20):
+        await layer.group_send(f"room{number}", {"n": number})
+        await layer.send(channels[number], {"n": "last"})
+        first = await layer.receive(channels[number])
+        assert first["n"] == (number if number % 2 else "last")
+
+
+async def test_four_thousand_at_once(make_layer: MakeLayer) -> None:
+    """4,000 concurrent group_add() succeed, and so do as many group_discard()."""
+    layer = make_layer()
+    channels = [await layer.new_channel() for _ in range(4000)]
+    await asyncio.gather(
+        *(layer.group_add(f"room{number}", channel) for number, channel in enumerate(channels))
+    )
+    for number in (0, 1999, 2047, 2048, 3999):
+        await layer.group_send(f"room{number}", {"n": number})
+        assert await layer.receive(channels[number]) == {"n": number}
+    await asyncio.gather(
+        *(layer.group_discard(f"room{number}", channel) for number, channel in enumerate(channels))
+    )
+    await layer.group_send("room7", {"n": 7})
+    await layer.send(channels[7], {"n": "last"})
+    assert await layer.receive(channels[7]) == {"n": "last"}
+
+
+async def test_member_that_never_reads_holds_up_nobody(make_layer: MakeLayer) -> None:
+    """A member that is never read does not keep messages from the other members."""
+    layer = make_layer(local_capacity=5)
+    reads, stuck = await layer.new_channel(), await layer.new_channel()
+    await layer.group_add("room", stuck)
+    await layer.group_add("room", reads)
+    for number in range(30):
+        await layer.group_send("room", {"n": number})
+        assert await asyncio.wait_for(layer.receive(reads), 5) == {"n": number}
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"type": "direct", "durable": True, "auto_delete": False},
+        {"type": "direct", "durable": False, "auto_delete": True},
+        {"type": "topic", "durable": True, "auto_delete": False},
+    ],
+    ids=["durable", "auto-delete", "topic"],
+)
+async def test_exchange_with_other_properties(
+    make_layer: MakeLayer, broker: Broker, vhost: str, properties: dict[str, object]
+) -> None:
+    """A groups exchange that somebody made with other properties is used as it is."""
+    await rabbit.api(broker, "PUT", f"exchanges/{vhost}/groups", properties)
+    layer = make_layer()
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    await layer.group_send("room", {"n": 1})
+    assert await layer.receive(channel) == {"n": 1}
+
+
+async def test_exchange_that_another_process_just_made(
+    make_layer: MakeLayer, broker: Broker, vhost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exchange that is made with other properties while we look for it is used as it is."""
+    declare = Connection.exchange_declare
+
+    def look(connection: Connection, name: str, **options: Any) -> asyncio.Future[None]:
+        if options.get("passive"):  # it was not there yet
+            return declare(connection, "missing", passive=True)
+        return declare(connection, name, **options)
+
+    monkeypatch.setattr(Connection, "exchange_declare", look)
+    properties = {"type": "direct", "durable": True, "auto_delete": False}
+    await rabbit.api(broker, "PUT", f"exchanges/{vhost}/groups", properties)
+    layer = make_layer()
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    await layer.group_send("room", {"n": 1})
+    assert await layer.receive(channel) == {"n": 1}
+
+
+async def test_exchange_is_as_version_4_made_it(
+    make_layer: MakeLayer, broker: Broker, vhost: str
+) -> None:
+    """The groups exchange is made direct and not durable, so that version 4.0.1 can share it."""
+    await make_layer().current_connection
+    made = await rabbit.api(broker, "GET", f"exchanges/{vhost}/groups")
+    assert (made["type"], made["durable"], made["auto_delete"]) == ("direct", False, False)
+    assert made["internal"] is False
+    assert made["arguments"] == {}
+
+
+async def test_groups_exchange_option(make_layer: MakeLayer) -> None:
+    """Layers with different groups_exchange have different groups."""
+    one, two = make_layer(groups_exchange="one"), make_layer(groups_exchange="two")
+    first, second = await one.new_channel(), await two.new_channel()
+    await one.group_add("room", first)
+    await two.group_add("room", second)
+    await one.group_send("room", {"from": "one"})
+    await two.group_send("room", {"from": "two"})
+    assert await one.receive(first) == {"from": "one"}
+    assert await two.receive(second) == {"from": "two"}
+
+
+async def test_any_client_can_send_to_a_group(make_layer: MakeLayer) -> None:
+    """A msgpack map with __asgi_group__, published by any AMQP client, is a message."""
+    layer, other = make_layer(), make_layer()
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    connection = await other.current_connection
+    body = msgpack.packb({"type": "news", "__asgi_group__": "room"})
+    await connection.publish(body, exchange_name="groups", routing_key="room")
+    assert await layer.receive(channel) == {"type": "news"}

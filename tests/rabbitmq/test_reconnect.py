@@ -1,0 +1,501 @@
+"""The connection is lost in every way there is, and the layer comes back with all that it had."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import carehare
+import pamqp.commands
+import pytest
+
+from channels_rabbitmq.broker import recovery, topology
+from channels_rabbitmq.core import RabbitmqChannelLayer
+from channels_rabbitmq.errors import NotConnected
+from devtools.broker import Broker
+from tests.helpers import rabbit
+from tests.helpers.proxy import Proxy
+from tests.helpers.rabbit import MakeLayer
+from tests.helpers.support import until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+async def proxy(amqp_url: str) -> AsyncIterator[Proxy]:
+    """A proxy to this test's virtual host."""
+    async with Proxy(amqp_url) as made:
+        yield made
+
+
+async def works(layer: RabbitmqChannelLayer, *channels: str) -> None:
+    """Check, with patience, that messages to the group "room" and to channels arrive."""
+    for channel in channels:
+        receiving = asyncio.create_task(layer.receive(channel))
+        for _ in range(200):
+            with contextlib.suppress(NotConnected):
+                await layer.send(channel, {"works": True})
+            done, _pending = await asyncio.wait({receiving}, timeout=0.1)
+            if done:
+                break
+        assert (await asyncio.wait_for(receiving, 1)) == {"works": True}
+
+
+async def test_receive_waits_through_an_outage(
+    make_layer: MakeLayer, broker: Broker, vhost: str
+) -> None:
+    """A receive() that waits while the server closes the connection gets what follows."""
+    layer = make_layer()
+    channel = await layer.new_channel()
+    receiving = asyncio.create_task(layer.receive(channel))
+    first = await layer.current_connection
+    await rabbit.close_connections(broker, vhost)
+    await until(lambda: first.closed.done())
+    second = await layer.current_connection
+    assert second is not first
+    await layer.send(channel, {"n": 1})
+    assert await receiving == {"n": 1}
+
+
+async def test_everything_is_restored(make_layer: MakeLayer, broker: Broker, vhost: str) -> None:
+    """After a reconnection the queue has its name, and every group its binding."""
+    layer = make_layer()
+    channels = [await layer.new_channel() for _ in range(50)]
+    await asyncio.gather(
+        *(layer.group_add(f"room{n}", channel) for n, channel in enumerate(channels))
+    )
+    before = await rabbit.bindings(broker, vhost)
+    assert len(before) == 50
+    first = await layer.current_connection
+    await rabbit.close_connections(broker, vhost)
+    await until(lambda: first.closed.done())
+    await layer.current_connection
+    assert await rabbit.bindings(broker, vhost) == before
+    for number, channel in enumerate(channels):
+        await layer.group_send(f"room{number}", {"n": number})
+        assert await layer.receive(channel) == {"n": number}
+
+
+async def test_cut_connection_is_back_soon(make_layer: MakeLayer, proxy: Proxy) -> None:
+    """When the socket is cut, groups receive again within about a second."""
+    layer = make_layer(host=proxy.url)
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    started = time.monotonic()
+    proxy.cut()
+    await until(lambda: proxy.accepted == 2)
+    await layer.group_send("room", {"n": 1})
+    assert await layer.receive(channel) == {"n": 1}
+    assert time.monotonic() - started < 3
+
+
+async def test_many_cuts(make_layer: MakeLayer, proxy: Proxy) -> None:
+    """The layer survives one cut after the other, also while it is connecting."""
+    layer = make_layer(host=proxy.url)
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    for _ in range(3):
+        accepted = proxy.accepted
+        proxy.cut()
+        await until(lambda accepted=accepted: proxy.accepted > accepted)  # type: ignore[misc]
+    await works(layer, channel)
+
+
+async def test_no_message_comes_twice(make_layer: MakeLayer, proxy: Proxy) -> None:
+    """What is sent around a cut arrives once or not at all, and in order."""
+    layer = make_layer(host=proxy.url, remote_capacity=10_000)
+    sender = make_layer(host=proxy.url)
+    channel = await layer.new_channel()
+    await layer.current_connection
+    await sender.current_connection
+    received: list[int] = []
+
+    async def receive() -> None:
+        while True:
+            received.append((await layer.receive(channel))["n"])
+
+    receiving = asyncio.create_task(receive())
+    for number in range(300):
+        if number == 150:
+            proxy.cut()
+        elif number == 200:
+            await until(lambda: proxy.accepted == 4)
+            await layer.current_connection
+        with contextlib.suppress(NotConnected):
+            await sender.send(channel, {"n": number})
+    await until(lambda: 299 in received)
+    receiving.cancel()
+    assert received == sorted(set(received))
+    assert len(received) >= 200
+
+
+async def test_unread_messages_stay_readable(
+    make_layer: MakeLayer, broker: Broker, vhost: str
+) -> None:
+    """Messages that were in memory when the connection ended can still be read."""
+    layer = make_layer()
+    channel = await layer.new_channel()
+    for number in range(3):
+        await layer.send(channel, {"n": number})
+    assert await layer.receive(channel) == {"n": 0}
+    first = await layer.current_connection
+    await rabbit.close_connections(broker, vhost)
+    await until(lambda: first.closed.done())
+    await layer.current_connection
+    await layer.send(channel, {"n": 3})
+    assert [(await layer.receive(channel))["n"] for _ in range(3)] == [1, 2, 3]
+
+
+async def test_operator_deletes_the_queue(
+    make_layer: MakeLayer, broker: Broker, vhost: str
+) -> None:
+    """When an operator deletes the queue, the layer makes it again and receives."""
+    layer = make_layer()
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    first = await layer.current_connection
+    await rabbit.ctl(broker, "delete_queue", "--vhost", vhost, layer.queue_name)
+    await until(lambda: first.closed.done())
+    await layer.group_send("room", {"n": 1})
+    await layer.send(channel, {"n": 2})
+    assert [(await layer.receive(channel))["n"] for _ in range(2)] == [1, 2]
+
+
+async def test_operator_deletes_the_exchange(
+    make_layer: MakeLayer, broker: Broker, vhost: str
+) -> None:
+    """When an operator deletes the groups exchange, it is made again and groups go on."""
+    layer = make_layer()
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    first = await layer.current_connection
+    await rabbit.api(broker, "DELETE", f"exchanges/{vhost}/groups")
+    await layer.group_send("room", {"n": "lost"})
+    await until(lambda: first.closed.done())
+    await layer.group_send("room", {"n": 1})
+    assert await layer.receive(channel) == {"n": 1}
+
+
+@pytest.fixture
+def short_consumer_timeout(broker: Broker) -> Iterator[None]:
+    """RabbitMQ closes channels over deliveries that were not acknowledged for half a second."""
+    settings = {"consumer_timeout": 500, "channel_tick_interval": 200}
+    usual = broker.ctl("eval", "element(2, application:get_env(rabbit, consumer_timeout)).").strip()
+    set_env(broker, settings)
+    yield
+    set_env(broker, {"consumer_timeout": int(usual), "channel_tick_interval": 60000})
+
+
+def set_env(broker: Broker, settings: dict[str, int]) -> None:
+    calls = (f"application:set_env(rabbit, {name}, {value})" for name, value in settings.items())
+    broker.ctl("eval", f"{', '.join(calls)}.")
+
+
+@pytest.mark.usefixtures("short_consumer_timeout")
+async def test_consumer_timeout(make_layer: MakeLayer, caplog: pytest.LogCaptureFixture) -> None:
+    """When the server closes the consumer's channel over a slow acknowledgement, all goes on."""
+    layer = make_layer()
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    first = await layer.current_connection
+    await layer.send(channel, {"n": "not read"})
+    await until(lambda: first.closed.done())
+    assert "PRECONDITION_FAILED" in caplog.text
+    assert await layer.receive(channel) == {"n": "not read"}
+    await layer.group_send("room", {"n": 1})
+    assert await layer.receive(channel) == {"n": 1}
+
+
+async def test_consumer_lost_without_a_word(
+    make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A queue whose consumer the server forgot, without saying so, is noticed."""
+    monkeypatch.setattr(topology, "_VERIFY", (0.1, 0.1))
+    layer = make_layer()
+    channel = await layer.new_channel()
+    first = await layer.current_connection
+    # What some versions of RabbitMQ do by mistake, our side can ask for.
+    first.protocol._channels[3].call(pamqp.commands.Basic.Cancel("channels_rabbitmq"))
+    await until(lambda: first.closed.done())
+    await layer.send(channel, {"n": 1})
+    assert await layer.receive(channel) == {"n": 1}
+
+
+async def test_crashed_broker(make_layer: MakeLayer, broker: Broker) -> None:
+    """The layer comes back to a broker that crashed and was started again."""
+    layer = make_layer()
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    receiving = asyncio.create_task(layer.receive(channel))
+    await asyncio.to_thread(broker.kill)
+    await asyncio.to_thread(broker.restart)
+    connection = await asyncio.wait_for(_await(layer.current_connection), 40)
+    assert not connection.closed.done()
+    await layer.group_send("room", {"n": 1})
+    assert await asyncio.wait_for(receiving, 10) == {"n": 1}
+
+
+async def _await(awaitable: object) -> carehare.Connection:
+    return await awaitable  # type: ignore[misc, no-any-return]
+
+
+async def test_silent_server_is_given_up(make_layer: MakeLayer, proxy: Proxy) -> None:
+    """A server that falls silent is noticed by its missing heartbeats."""
+    layer = make_layer(host=f"{proxy.url}?heartbeat=1")
+    channel = await layer.new_channel()
+    first = await layer.current_connection
+    proxy.freeze()
+    await until(lambda: first.closed.done())
+    assert isinstance(first.closed.exception(), carehare.ConnectionClosedByHeartbeatMonitor)
+    proxy.thaw()
+    await works(layer, channel)
+
+
+async def test_idle_connection_stays(make_layer: MakeLayer, proxy: Proxy) -> None:
+    """Heartbeats keep a connection on which nothing happens."""
+    layer = make_layer(host=f"{proxy.url}?heartbeat=1")
+    first = await layer.current_connection
+    before = proxy.bytes_up
+    await asyncio.sleep(2.6)
+    assert not first.closed.done()
+    assert proxy.bytes_up - before >= 2 * 8  # two heartbeats
+    assert proxy.accepted == 1
+
+
+async def test_heartbeats_may_be_off(make_layer: MakeLayer, proxy: Proxy) -> None:
+    """With heartbeat=0 none is sent, and nothing turns in circles."""
+    layer = make_layer(host=f"{proxy.url}?heartbeat=0")
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    before, cpu = proxy.bytes_up, time.process_time()
+    await asyncio.sleep(0.5)
+    assert proxy.bytes_up == before
+    assert time.process_time() - cpu < 0.3
+    await works(layer, channel)
+
+
+async def test_handshake_is_bounded(make_layer: MakeLayer, proxy: Proxy) -> None:
+    """A server that takes the TCP connection and says nothing is given up, and tried again."""
+    proxy.freeze()
+    layer = make_layer(host=f"{proxy.url}?connection_timeout=200")
+    channel = await layer.new_channel()
+    receiving = asyncio.create_task(layer.receive(channel))
+    await until(lambda: proxy.accepted >= 2)
+    proxy.thaw()
+    await layer.current_connection
+    await layer.send(channel, {"n": 1})
+    assert await receiving == {"n": 1}
+
+
+async def test_refused_connections(make_layer: MakeLayer, proxy: Proxy) -> None:
+    """While nothing listens, the layer tries again and again, until something does."""
+    await proxy.refuse()
+    layer = make_layer(host=proxy.url)
+    channel = await layer.new_channel()
+    receiving = asyncio.create_task(layer.receive(channel))
+    await asyncio.sleep(0.05)
+    await proxy.accept()
+    await layer.current_connection
+    await layer.send(channel, {"n": 1})
+    assert await receiving == {"n": 1}
+
+
+async def test_queue_still_held_by_the_dying_connection(
+    make_layer: MakeLayer, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The queue's name is asked for until the server has noticed the old connection's end."""
+    caplog.set_level(logging.INFO)
+    layer = make_layer(host=proxy.url)
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    proxy.cut(broker_notices=False)
+    await until(lambda: f"Waiting for RabbitMQ to release queue {layer.queue_name}" in caplog.text)
+    proxy.release()
+    await layer.current_connection
+    await layer.group_send("room", {"n": 1})
+    assert await layer.receive(channel) == {"n": 1}
+
+
+async def test_send_while_away(make_layer: MakeLayer, proxy: Proxy) -> None:
+    """While RabbitMQ is away, send() raises NotConnected after send_timeout."""
+    layer = make_layer(host=proxy.url, send_timeout=0.4)
+    channel = await layer.new_channel()
+    await layer.current_connection
+    await proxy.refuse()
+    proxy.cut()
+    await until(lambda: proxy.connections == 0)
+    await asyncio.sleep(0.05)
+    started = time.monotonic()
+    with pytest.raises(NotConnected, match="away"):
+        await layer.send(channel, {"n": 1})
+    assert 0.35 < time.monotonic() - started < 0.8
+
+
+async def test_send_waits_for_a_short_outage(make_layer: MakeLayer, proxy: Proxy) -> None:
+    """A send() during an outage that ends within send_timeout succeeds."""
+    layer = make_layer(host=proxy.url, send_timeout=10)
+    channel = await layer.new_channel()
+    first = await layer.current_connection
+    proxy.cut()
+    await until(lambda: first.closed.done())
+    await asyncio.sleep(0.01)
+    await layer.send(channel, {"n": 1})
+    assert await layer.receive(channel) == {"n": 1}
+
+
+async def test_send_to_a_silent_server(make_layer: MakeLayer, proxy: Proxy) -> None:
+    """While the server is silent, send() raises NotConnected within send_timeout."""
+    layer = make_layer(host=proxy.url, send_timeout=0.4)
+    channel = await layer.new_channel()
+    await layer.current_connection
+    proxy.freeze()
+    started = time.monotonic()
+    results = await asyncio.gather(
+        *(layer.send(channel, {"n": n}) for n in range(20)), return_exceptions=True
+    )
+    assert {type(result) for result in results} == {NotConnected}
+    assert 0.2 < time.monotonic() - started <= 0.45
+
+
+async def test_group_send_while_away(
+    make_layer: MakeLayer, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While RabbitMQ is away or silent, group_send() drops after send_timeout, with one warning."""
+    layer = make_layer(host=proxy.url, send_timeout=0.2)
+    await layer.current_connection
+    proxy.freeze()
+    await layer.group_send("room", {"n": 1})
+    await proxy.refuse()
+    proxy.thaw()
+    proxy.cut()
+    await until(lambda: proxy.connections == 0)
+    await layer.group_send("room", {"n": 1})
+    dropped = [record for record in caplog.records if "Message to group room" in record.message]
+    assert len(dropped) == 1
+
+
+async def test_group_add_while_away(
+    make_layer: MakeLayer, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """group_add() in an outage returns after send_timeout; the membership is bound later."""
+    layer = make_layer(host=proxy.url, send_timeout=0.3)
+    one, two = await layer.new_channel(), await layer.new_channel()
+    first = await layer.current_connection
+    await proxy.refuse()
+    proxy.cut()
+    await until(lambda: first.closed.done())
+    started = time.monotonic()
+    await asyncio.gather(layer.group_add("room", one), layer.group_add("left", two))
+    assert 0.25 < time.monotonic() - started < 0.6
+    assert "not bound yet" in caplog.text
+    await layer.group_discard("left", two)
+    await proxy.accept()
+    await layer.current_connection
+    await layer.group_send("room", {"n": 1})
+    await layer.group_send("left", {"n": 2})
+    await layer.send(two, {"n": 3})
+    assert await layer.receive(one) == {"n": 1}
+    assert await layer.receive(two) == {"n": 3}
+
+
+async def test_group_add_waits_for_a_short_outage(make_layer: MakeLayer, proxy: Proxy) -> None:
+    """A group_add() that is under way when the connection is cut returns once it is bound."""
+    layer = make_layer(host=proxy.url)
+    channel = await layer.new_channel()
+    await layer.current_connection
+    proxy.freeze()
+    adding = asyncio.create_task(layer.group_add("room", channel))
+    await asyncio.sleep(0.01)
+    proxy.cut()
+    proxy.thaw()
+    await adding
+    await layer.group_send("room", {"n": 1})
+    assert await layer.receive(channel) == {"n": 1}
+
+
+@pytest.fixture
+def limited_user(broker: Broker, vhost: str) -> Iterator[str]:
+    """A user who may do all but what a test takes away."""
+    broker.api("PUT", "users/limited", {"password": "sesame", "tags": ""})
+    permit(broker, vhost, read=".*")
+    yield f"amqp://limited:sesame@127.0.0.1:{broker.plain_port}/{vhost}"
+    broker.api("DELETE", "users/limited")
+
+
+def permit(broker: Broker, vhost: str, *, read: str) -> None:
+    broker.api(
+        "PUT",
+        f"permissions/{vhost}/limited",
+        {"configure": ".*", "write": ".*", "read": read},
+    )
+
+
+async def test_refused_binding(
+    make_layer: MakeLayer,
+    broker: Broker,
+    vhost: str,
+    limited_user: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A binding that is refused, at first and on reconnect, is logged and tried until allowed."""
+    layer = make_layer(host=limited_user, send_timeout=1)
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    permit(broker, vhost, read="^channels_.*")  # not from the exchange any more
+    await rabbit.close_connections(broker, vhost)
+    await until(lambda: "ACCESS_REFUSED" in caplog.text)
+    other = await layer.new_channel()
+    await layer.group_add("other", other)  # with the membership kept
+    permit(broker, vhost, read=".*")
+    await asyncio.wait_for(_await(layer.current_connection), 20)
+    await layer.group_send("room", {"n": 1})
+    assert await layer.receive(channel) == {"n": 1}
+    await layer.group_send("other", {"n": 2})
+    assert await layer.receive(other) == {"n": 2}
+    assert "sesame" not in caplog.text
+
+
+async def test_wrong_password(
+    make_layer: MakeLayer, broker: Broker, vhost: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A password that is refused is logged in a line that does not tell it, and tried again."""
+    layer = make_layer(
+        host=f"amqp://guest:hush%40hush@127.0.0.1:{broker.plain_port}/{vhost}", send_timeout=0.1
+    )
+    channel = await layer.new_channel()
+    with pytest.raises(NotConnected):
+        await layer.send(channel, {})
+    await until(lambda: "Cannot connect to RabbitMQ; will try again" in caplog.text)
+    assert "ACCESS_REFUSED" in caplog.text
+    assert "hush" not in caplog.text
+
+
+async def test_failures_are_one_line_each(
+    make_layer: MakeLayer, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Connection failures are logged in one line, without a traceback, at a limited rate."""
+    layer = make_layer(host=proxy.url)
+    await layer.current_connection
+    await proxy.refuse()
+    proxy.cut()
+    await until(lambda: "Lost RabbitMQ; connecting again" in caplog.text)
+    await asyncio.sleep(1.2)
+    lines = [record for record in caplog.records if record.name.startswith("channels_rabbitmq")]
+    warnings = [record for record in lines if record.levelno >= logging.WARNING]
+    assert len(warnings) == 2
+    for warning in warnings:
+        assert warning.exc_info is None
+        assert "\n" not in warning.getMessage()
+
+
+def test_delays_grow_with_jitter() -> None:
+    """Delays double from half a second to thirty, each shortened at random by up to a half."""
+    longest = recovery.delays(lambda low, high: high)
+    assert [next(longest) for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    shortest = recovery.delays(lambda low, high: low)
+    assert next(shortest) == 0.25
+    random_ones = recovery.delays()
+    assert len({next(random_ones) for _ in range(20)}) == 20

@@ -1,0 +1,72 @@
+"""`crypto`: what the cipher makes of a body, and what it says of one that it cannot read."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import sys
+
+import pytest
+from cryptography.fernet import Fernet
+from django.core.exceptions import ImproperlyConfigured
+from hypothesis import given
+from hypothesis import strategies as st
+
+from channels_rabbitmq.wire.encryption import Cipher, NotDecrypted, NotEncrypted, looks_encrypted
+
+
+@given(st.binary(max_size=500))
+def test_round_trip(body: bytes) -> None:
+    """What was encrypted comes back as it was."""
+    cipher = Cipher(["a key"])
+    assert cipher.decrypt(cipher.encrypt(body)) == body
+
+
+def test_it_is_fernet_over_sha256() -> None:
+    """Anybody who has the key and knows Fernet can read and write messages."""
+    fernet = Fernet(base64.urlsafe_b64encode(hashlib.sha256("ein Schlüssel".encode()).digest()))
+    cipher = Cipher(["ein Schlüssel"])
+    assert fernet.decrypt(cipher.encrypt(b"text")) == b"text"
+    assert cipher.decrypt(fernet.encrypt(b"text")) == b"text"
+
+
+def test_the_first_key_encrypts_and_all_decrypt() -> None:
+    """Keys can be changed without a moment in which messages are lost."""
+    old, both, new = Cipher(["old"]), Cipher(["new", "old"]), Cipher(["new"])
+    assert both.decrypt(old.encrypt(b"text")) == b"text"
+    assert new.decrypt(both.encrypt(b"text")) == b"text"
+    with pytest.raises(NotDecrypted):
+        old.decrypt(both.encrypt(b"text"))
+
+
+def test_a_body_of_another_key() -> None:
+    """It is told apart from plain text."""
+    with pytest.raises(NotDecrypted, match="none of symmetric_encryption_keys decrypts it"):
+        Cipher(["a"]).decrypt(Cipher(["b"]).encrypt(b"text"))
+
+
+def test_a_body_that_was_changed() -> None:
+    """Fernet authenticates: one bit is enough."""
+    body = bytearray(Cipher(["a"]).encrypt(b"text"))
+    body[20] ^= 1
+    with pytest.raises(NotDecrypted):
+        Cipher(["a"]).decrypt(bytes(body))
+
+
+@given(st.binary(max_size=100).filter(lambda body: not looks_encrypted(body)))
+def test_plain_text(body: bytes) -> None:
+    """What was not encrypted is refused, and said to be so."""
+    with pytest.raises(NotEncrypted, match="it is not encrypted"):
+        Cipher(["a"]).decrypt(body)
+
+
+def test_tokens_are_recognised() -> None:
+    """A process without keys can say that a message is encrypted."""
+    assert looks_encrypted(Cipher(["a"]).encrypt(b""))
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what to install."""
+    monkeypatch.setitem(sys.modules, "cryptography.fernet", None)
+    with pytest.raises(ImproperlyConfigured, match=r"pip install channels_rabbitmq\[cryptogr"):
+        Cipher(["a"])

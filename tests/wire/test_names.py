@@ -1,0 +1,95 @@
+"""``names``: what may be the name of a channel or a group."""
+
+from __future__ import annotations
+
+import string
+
+import hypothesis.strategies as st
+import pytest
+from channels.layers import BaseChannelLayer
+from hypothesis import example, given
+
+from channels_rabbitmq.wire.names import MAX_LENGTH, random_name, require_channel, require_group
+
+ALLOWED = string.ascii_letters + string.digits + "-_."
+
+
+@given(st.text(ALLOWED, min_size=1, max_size=MAX_LENGTH))
+def test_allowed_names(name: str) -> None:
+    """Every name of allowed characters, up to 200 of them, is given back."""
+    assert require_group(name) is name
+    assert require_channel(name) is name
+
+
+@given(st.text(ALLOWED, min_size=1, max_size=99), st.text(ALLOWED, max_size=99))
+def test_names_of_own_channels(queue: str, local: str) -> None:
+    """A channel's name may have one exclamation mark, a group's none."""
+    name = f"{queue}!{local}"
+    assert require_channel(name) is name
+    with pytest.raises(TypeError, match="group name"):
+        require_group(name)
+
+
+@given(st.text(max_size=250) | st.text(st.characters(max_codepoint=127), max_size=250))
+@example("\u1c40")
+def test_same_as_the_specification(name: str) -> None:
+    """What the base class of all layers takes and refuses, we do, up to its 199 characters."""
+    layer = BaseChannelLayer()
+
+    def theirs(check: object) -> bool:
+        try:
+            return bool(check(name))  # type: ignore[operator]
+        except TypeError:
+            return False
+
+    def ours(check: object) -> bool:
+        try:
+            check(name)  # type: ignore[operator]
+        except TypeError:
+            return False
+        return True
+
+    if not name.isascii():  # theirs lets the digits of all scripts pass, which are not ASCII
+        assert not ours(require_group)
+        assert not ours(require_channel)
+    elif len(name) < MAX_LENGTH and "\n" not in name:  # theirs lets a last line end pass
+        assert ours(require_group) == theirs(layer.require_valid_group_name)
+        if name.count("!") <= 1 and not name.startswith("!"):
+            assert ours(require_channel) == theirs(layer.require_valid_channel_name)
+
+
+def test_two_hundred_characters() -> None:
+    """200 characters are allowed and 201 are not."""
+    assert require_group("g" * 200)
+    with pytest.raises(TypeError, match="201 characters"):
+        require_group("g" * 201)
+    with pytest.raises(TypeError, match="201 characters"):
+        require_channel("c" * 201)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a b", "a\n", "é", "a/b", "a:b", "!a", "a!b!c", "!", "\uff41"]
+)
+def test_other_characters(name: str) -> None:
+    """Other characters are refused, without quoting them."""
+    with pytest.raises(TypeError, match=r"must be a str of 1 to 200 ASCII letters") as caught:
+        require_channel(name)
+    assert str(caught.value).endswith("this is empty" if not name else "this has others")
+    with pytest.raises(TypeError, match="must be"):
+        require_group(name)
+
+
+@pytest.mark.parametrize("name", [None, 5, b"bytes", ["list"]])
+def test_not_a_str(name: object) -> None:
+    """What is no str is refused by its type."""
+    with pytest.raises(TypeError, match=type(name).__name__):
+        require_channel(name)
+    with pytest.raises(TypeError, match=type(name).__name__):
+        require_group(name)
+
+
+def test_random_names_differ() -> None:
+    """Random names are valid, and do not meet."""
+    names = {random_name() for _ in range(1000)}
+    assert len(names) == 1000
+    assert all(require_group(name) for name in names)
