@@ -8,13 +8,13 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Awaitable, Generator, Sequence
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from channels import exceptions
 from channels.layers import BaseChannelLayer
 
 from .bridged import BridgedConnection
-from .config.options import DEFAULT_HOST, Options
+from .config.options import DEFAULT_HOST, Options, OtherOptions
 from .connection import Connection
 from .errors import LoopEnded
 from .layer.loop_layer import LoopLayer
@@ -44,7 +44,11 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
     ChannelFull: ClassVar[type[Exception]] = exceptions.ChannelFull
     MessageTooLarge: ClassVar[type[Exception]] = exceptions.MessageTooLarge
 
-    def __init__(self, host: str | Sequence[str] = DEFAULT_HOST, **config: object) -> None:
+    def __init__(
+        self,
+        host: str | list[str] | tuple[str, ...] = DEFAULT_HOST,
+        **config: Unpack[OtherOptions],
+    ) -> None:
         self.options = Options.from_config({"host": host, **config})
         super().__init__(expiry=self.options.expiry, capacity=self.options.capacity)
         #: For Channels' own ``get_capacity()``: patterns and capacities.

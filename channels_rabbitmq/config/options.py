@@ -16,7 +16,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, TypeGuard
+from typing import Final, TypedDict, TypeGuard
 from urllib.parse import quote
 
 from django.core.exceptions import ImproperlyConfigured
@@ -68,6 +68,33 @@ _EXCHANGE_NAME: Final = re.compile(r"[A-Za-z0-9_.:@#,/ -]{1,127}")
 
 #: A hook: called without arguments, on the event loop that the connection lives on.
 Hook = Callable[[], "Awaitable[object] | object"]
+
+
+class OtherOptions(TypedDict, total=False):
+    """Types of the options of ``CONFIG`` except ``host``, which the layer takes by position too."""
+
+    ssl_context: ssl.SSLContext | None
+    expiry: float
+    local_capacity: int
+    local_expiry: float | None
+    remote_capacity: int
+    groups_exchange: str
+    send_timeout: float
+    max_message_size: int
+    prefix: str
+    group_expiry: int
+    capacity: int
+    channel_capacity: Mapping[str, int] | Mapping[str | re.Pattern[str], int] | None
+    symmetric_encryption_keys: list[str] | tuple[str, ...] | None
+    serializer_format: str
+    on_disconnect: Hook | None
+    on_reconnect: Hook | None
+
+
+class Config(OtherOptions, total=False):
+    """Types of the options of ``CONFIG``, for annotations and for type checkers."""
+
+    host: str | list[str] | tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import trustme
 from django.core.exceptions import ImproperlyConfigured
 
 from channels_rabbitmq.config.hints import HINTS
-from channels_rabbitmq.config.options import DEFAULT_HOST, MEANINGS, Endpoint, Options
+from channels_rabbitmq.config.options import DEFAULT_HOST, MEANINGS, Config, Endpoint, Options
 
 
 def options(**config: object) -> Options:
@@ -91,6 +91,10 @@ class TestDefaults:
         """MEANINGS has each field of Options, with host and ssl_context for endpoints."""
         fields = {field.name for field in dataclasses.fields(Options)} - {"endpoints"}
         assert set(MEANINGS) == fields | {"host", "ssl_context"}
+
+    def test_every_option_has_a_type(self) -> None:
+        """Config, which type checkers read, has every option and no other."""
+        assert set(Config.__annotations__) == set(MEANINGS)
 
     def test_options_are_frozen(self) -> None:
         """Nobody changes options under a running layer."""
