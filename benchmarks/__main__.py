@@ -3,7 +3,8 @@
 Each peer runs each workload in a process and a virtual environment of its own; the runs take
 turns, so that what else the machine does falls on all alike. Results, charts and the part of
 docs/performance.rst between its two marks are written anew. ``--quick`` (or QUICK=1) measures
-briefly, ends within three minutes, and leaves the documentation as it is.
+briefly, ends within three minutes, and leaves the documentation as it is. ``--against REV``
+compares with another revision of this repository instead: see against.py.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ import dataclasses
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from devtools.servers import ServerError
 
-from . import environments, machine
+from . import against, environments, machine
 from .cases import CASES, FEW_PEERS, QUICK_PEERS, TARGETS, UNITS, Case
 from .peers import CAPACITY, PEERS, PREFETCH, Peer
+from .processes import LIMITS, WORKER, execute
 from .results import (
     LIMIT,
     OURS,
@@ -191,11 +192,11 @@ class Bench:
         }
         if key == LIMIT:
             spec["port"] = self.servers["RabbitMQ"].port
-            python, program = self.environments["ours"].python, HERE / "limits.py"
+            python, program = self.environments["ours"].python, LIMITS
         else:
             peer = next(peer for peer in self.peers if peer.key == key)
             spec |= self.layer(peer)
-            python, program = self.environments[peer.environment].python, HERE / "worker.py"
+            python, program = self.environments[peer.environment].python, WORKER
         figures, error = execute(
             [str(python), str(program), json.dumps(spec)],
             QUICK_TIMEOUT if self.quick else TIMEOUT,
@@ -224,7 +225,7 @@ class Bench:
                 "flush": False,
             }
             python = self.environments[peer.environment].python
-            _, error = execute([str(python), str(HERE / "worker.py"), json.dumps(spec)], 60)
+            _, error = execute([str(python), str(WORKER), json.dumps(spec)], 60)
             if error:
                 self.missing[peer.key] = f"its tables cannot be made: {error}"
                 print(f"  {peer.title} is not available: {error}", flush=True)
@@ -368,35 +369,6 @@ class Bench:
         return 1 if any(error.startswith("fails") for error in errors) else 0
 
 
-def execute(command: Sequence[str], timeout: float) -> tuple[Mapping[str, float], str]:
-    """Run a worker; give its figures, or why there are none."""
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environments.clean_environ(),
-        start_new_session=True,
-    ) as process:
-        try:
-            output, errors = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            return {}, f"no result within {timeout:g} s"
-        finally:
-            # With whatever it started.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-    try:
-        answer = json.loads(output)
-    except ValueError:
-        lines = errors.strip().splitlines() or [f"ended with status {process.returncode}"]
-        return {}, lines[-1]
-    if "error" in answer:
-        return {}, answer["error"]
-    return answer, ""
-
-
 def write_between(page: Path, text: str) -> None:
     """Replace what is between the two marks of a page."""
     before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
@@ -446,11 +418,31 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="put what is measured into docs/performance.rst beside what is there of other cases",
     )
     parser.add_argument("--output", type=Path, help="the directory for results and charts")
+    parser.add_argument(
+        "--against",
+        metavar="REV",
+        help="only compare with another revision of this repository, in turns: --case (whole"
+        f" names; otherwise {', '.join(against.USUAL)}), --rounds and --quick apply",
+    )
     options = parser.parse_args(arguments)
     if options.update and (options.quick or options.peer or options.output):
         parser.error("--update goes with --case and --rounds only")
     return options
 
 
+def main(options: argparse.Namespace) -> int:
+    """Do what the command line asks for; return the exit status."""
+    if options.against is None:
+        return Bench(options).main()
+    rounds = options.rounds or (3 if options.quick else 10)
+    seconds = 0.5 if options.quick else 2.0
+    try:
+        against.compare(ROOT, options.against, options.case or (), rounds, seconds)
+    except (against.NotComparable, environments.EnvironmentFailed, ServerError) as err:
+        print(err)
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    sys.exit(Bench(parse(sys.argv[1:])).main())
+    sys.exit(main(parse(sys.argv[1:])))

@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 #: What is installed into each.
 REQUIREMENTS: Mapping[str, Sequence[str]] = {
     "ours": ["--editable", str(ROOT), "uvloop"],
+    # Revisions before carehare became an extra need it.
+    "against": ["--editable", str(ROOT), "carehare"],
     "4.0.1": ["channels_rabbitmq==4.0.1"],
     "channels_redis": ["channels_redis", "redis <8"],
     "channels_postgres": ["channels_postgres"],

@@ -1,8 +1,9 @@
 """Runs one workload on one channel layer, in that layer's own interpreter.
 
 ``python worker.py SPEC``: SPEC is a JSON object with ``layer`` (a dotted path), ``config``,
-``loop`` (``asyncio`` or ``uvloop``), ``workload``, ``params``, ``seconds`` (how long to measure)
-and ``django`` (more Django settings). One JSON line comes back: the figures, or ``error``.
+``loop`` (``asyncio`` or ``uvloop``), ``workload``, ``params``, ``seconds`` (how long to measure),
+``django`` (more Django settings) and ``source`` (where the layer must have been imported from, if
+that matters). One JSON line comes back: the figures, or ``error``.
 
 Every workload uses nothing but the Channel Layer Specification's methods, and checks that each
 message arrived once and in order before its figure counts. This file needs Channels and the
@@ -801,7 +802,10 @@ CHILDREN = frozenset({"receiver", "publisher", "plain_sender", "holder"})
 def make_layer(spec: Spec) -> Layer:
     """Make the layer that ``spec`` names."""
     module, _, name = spec["layer"].rpartition(".")
-    return getattr(importlib.import_module(module), name)(**spec["config"])
+    imported = importlib.import_module(module)
+    if not str(imported.__file__).startswith(spec.get("source", "")):
+        raise Failure(f"{module} was imported from {imported.__file__}")
+    return getattr(imported, name)(**spec["config"])
 
 
 async def run(spec: Spec) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import worker
-from benchmarks.__main__ import BEGIN, END, Bench, execute, parse, write_between
+from benchmarks import against, worker
+from benchmarks.__main__ import BEGIN, END, Bench, parse, write_between
 from benchmarks.cases import CASES, TARGETS, UNITS, Target
 from benchmarks.limits import LIMITS
 from benchmarks.peers import PEERS
+from benchmarks.processes import execute
 from benchmarks.results import LIMIT, OURS, Results, Run, case_rows, judge, rst_table, text_table
 from benchmarks.servers import SERVERS
 
@@ -221,6 +222,43 @@ def test_update_of_less(other: list[str], capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit):
         parse(["--update", *other])
     assert "--update" in capsys.readouterr().err
+
+
+def test_against_unpacks_a_revision(tmp_path: Path) -> None:
+    """The package comes as the revision has it, whatever the working tree has."""
+    package = tmp_path / "repository" / against.PACKAGE
+    package.mkdir(parents=True)
+    (package / "core.py").write_text("old\n")
+    (package.parent / "other.py").touch()
+    git = ["git", "-C", str(package.parent), "-c", "user.name=A", "-c", "user.email=a@b.example"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "Old"]):
+        subprocess.run([*git, *words], check=True)
+    (package / "core.py").write_text("new\n")
+
+    commit = against.unpack(package.parent, "HEAD", tmp_path / "unpacked")
+    assert len(commit) >= 7
+    files = [path for path in (tmp_path / "unpacked").rglob("*") if path.is_file()]
+    assert files == [tmp_path / "unpacked" / against.PACKAGE / "core.py"]
+    assert files[0].read_text() == "old\n"
+    with pytest.raises(against.NotComparable, match="no revision 'nowhere'"):
+        against.unpack(package.parent, "nowhere", tmp_path)
+
+
+def test_against_compares_pairs() -> None:
+    """A ratio is of one pair of runs, and the median of the pairs counts."""
+    pairs = [
+        ({"rate": rate, "cpu_us": 5.0}, {"rate": 10.0, "cpu_us": 10.0}) for rate in (9, 11, 20)
+    ]
+    assert against.row(CASES[0], pairs) == ["send", "11", "10", "1.100", "0.900 - 2.000", "0.500"]
+
+
+def test_worker_of_another_source() -> None:
+    """A layer that does not come from where it should is not measured."""
+    command = spec("send", senders=1, payload=100)
+    command[-1] = json.dumps({**json.loads(command[-1]), "source": "/nowhere"})
+    figures, error = execute(command, 30)
+    assert not figures
+    assert "channels.layers was imported from" in error
 
 
 def test_help() -> None:
