@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,11 +20,11 @@ from django.conf import settings
 
 from devtools.broker import Broker, BrokerError, find_scripts
 from devtools.certs import make_certs
+from tests.helpers.proxy import Proxy
 
 if TYPE_CHECKING:
     from channels_rabbitmq.core import RabbitmqChannelLayer
-
-    MakeLayer = Callable[..., RabbitmqChannelLayer]
+    from tests.helpers.rabbit import MakeLayer
 
 AMQP_URL = os.environ.get("AMQP_URL")
 
@@ -85,6 +85,13 @@ def amqp_url(request: pytest.FixtureRequest) -> str:
     node: Broker = request.getfixturevalue("broker")
     name: str = request.getfixturevalue("vhost")
     return f"{node.url}/{name}"
+
+
+@pytest.fixture
+async def proxy(amqp_url: str) -> AsyncIterator[Proxy]:
+    """A TCP hop to this test's virtual host, that counts, cuts, freezes and refuses."""
+    async with Proxy(amqp_url) as made:
+        yield made
 
 
 @pytest.fixture

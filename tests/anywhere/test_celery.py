@@ -17,7 +17,7 @@ from tests.helpers.scripts import FORKING, PROJECT, started
 from tests.helpers.support import until
 
 if TYPE_CHECKING:
-    from tests.conftest import MakeLayer
+    from tests.helpers.rabbit import MakeLayer
 
 #: Where tests run as root.
 FLAGS = (*FORKING, "-W", "ignore:You're running the worker with superuser")

@@ -22,7 +22,7 @@ from tests.helpers.support import until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.conftest import MakeLayer
+    from tests.helpers.rabbit import MakeLayer
 
 DAPHNE = ["-m", "daphne", "-v", "0", "-b", "127.0.0.1", "-p", "{port}", "project.asgi:application"]
 GUNICORN = [

@@ -13,7 +13,7 @@ from tests.helpers.scripts import started
 
 if TYPE_CHECKING:
     from channels_rabbitmq.core import RabbitmqChannelLayer
-    from tests.conftest import MakeLayer
+    from tests.helpers.rabbit import MakeLayer
 
 SETTINGS = """
 import json, os

@@ -12,7 +12,7 @@ from tests.helpers.scripts import run, script, started
 from tests.helpers.support import until
 
 if TYPE_CHECKING:
-    from tests.conftest import MakeLayer
+    from tests.helpers.rabbit import MakeLayer
 
 
 async def test_thousand_calls_use_one_connection(proxy: Proxy, make_layer: MakeLayer) -> None:

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 
 import pytest
 
 from tests.helpers.proxy import Proxy
 from tests.helpers.rabbit import MakeLayer
 from tests.helpers.support import until
-
-
-@pytest.fixture
-async def proxy(amqp_url: str) -> AsyncIterator[Proxy]:
-    """A proxy to this test's virtual host."""
-    async with Proxy(amqp_url) as made:
-        yield made
 
 
 async def cancel(task: asyncio.Task[object]) -> None:

@@ -66,11 +66,6 @@ def test_unused_layer_leaves_nothing() -> None:
     gc.collect()
 
 
-def test_two_layers_are_two_processes() -> None:
-    """Each layer has a queue of its own."""
-    assert RabbitmqChannelLayer().queue_name != RabbitmqChannelLayer().queue_name
-
-
 @pytest.mark.parametrize(
     ("config", "option"),
     [

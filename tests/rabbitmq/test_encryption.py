@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
 
 import pamqp.commands
 import pytest
 
 from tests.helpers.processes import Process, running
+from tests.helpers.rabbit import MakeLayer
 from tests.helpers.support import until
 
 pytestmark = pytest.mark.slow
 
-if TYPE_CHECKING:
-    from tests.conftest import MakeLayer
 
 #: A process that tells its channel, then each message; told something, it sends that on to all.
 CHATTER = """

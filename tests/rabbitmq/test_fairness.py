@@ -1,4 +1,4 @@
-"""One process, many channels: a stuck one costs messages of its own, and nobody else's."""
+"""No channel stops the others: a stuck one costs messages of its own, and nobody else's."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from channels.exceptions import ChannelFull
 
 from tests.helpers.rabbit import MakeLayer
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 async def test_stuck_channel_does_not_close_the_window(
     make_layer: MakeLayer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -32,6 +31,7 @@ async def test_stuck_channel_does_not_close_the_window(
     assert stuck in caplog.text
 
 
+@pytest.mark.slow
 async def test_two_stuck_channels(make_layer: MakeLayer) -> None:
     """Nor do two stuck channels, each with half of the window, close it."""
     layer, sender = make_layer(local_capacity=10), make_layer()
@@ -45,6 +45,7 @@ async def test_two_stuck_channels(make_layer: MakeLayer) -> None:
     assert await asyncio.wait_for(waiting, 5) == {"n": 0}
 
 
+@pytest.mark.slow
 async def test_member_of_a_group_counts_as_in_use(make_layer: MakeLayer) -> None:
     """A channel that is only in a group, and has nothing yet, is not shut out by a stuck one."""
     layer, sender = make_layer(local_capacity=5), make_layer()
@@ -56,6 +57,7 @@ async def test_member_of_a_group_counts_as_in_use(make_layer: MakeLayer) -> None
     assert await asyncio.wait_for(layer.receive(member), 5) == {"n": "for the member"}
 
 
+@pytest.mark.slow
 async def test_stuck_channel_keeps_its_newest(make_layer: MakeLayer) -> None:
     """What a stuck channel loses are its oldest messages; the newest are there, in order."""
     layer, sender = make_layer(local_capacity=10), make_layer()
@@ -70,6 +72,7 @@ async def test_stuck_channel_keeps_its_newest(make_layer: MakeLayer) -> None:
     assert kept == list(range(21, 30))
 
 
+@pytest.mark.slow
 async def test_flood_to_a_stuck_channel(make_layer: MakeLayer) -> None:
     """A stuck channel that gets many times the messages of another does not hold that one up."""
     layer, sender = make_layer(local_capacity=20, remote_capacity=50), make_layer()
@@ -109,6 +112,7 @@ async def test_flood_to_a_stuck_channel(make_layer: MakeLayer) -> None:
     assert elapsed < 15  # a slot for each 50 ms would be 30 s
 
 
+@pytest.mark.slow
 async def test_burst_to_channels_that_are_read(
     make_layer: MakeLayer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -128,6 +132,7 @@ async def test_burst_to_channels_that_are_read(
     assert "not read" not in caplog.text
 
 
+@pytest.mark.slow
 async def test_slow_channel_is_not_robbed(make_layer: MakeLayer) -> None:
     """A channel that is read slowly, but read, loses nothing while another one is in use."""
     layer, sender = make_layer(local_capacity=5), make_layer()
@@ -140,3 +145,14 @@ async def test_slow_channel_is_not_robbed(make_layer: MakeLayer) -> None:
         received.append((await layer.receive(slow))["n"])
         await asyncio.sleep(0.02)
     assert received == list(range(20))
+
+
+async def test_member_that_never_reads_holds_up_nobody(make_layer: MakeLayer) -> None:
+    """A member that is never read does not keep messages from the other members."""
+    layer = make_layer(local_capacity=5)
+    reads, stuck = await layer.new_channel(), await layer.new_channel()
+    await layer.group_add("room", stuck)
+    await layer.group_add("room", reads)
+    for number in range(30):
+        await layer.group_send("room", {"n": number})
+        assert await asyncio.wait_for(layer.receive(reads), 5) == {"n": number}

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 
 from channels_rabbitmq.errors import NotAnswered
 from tests.helpers.processes import running
+from tests.helpers.rabbit import MakeLayer
 
 pytestmark = pytest.mark.slow
 
-if TYPE_CHECKING:
-    from tests.conftest import MakeLayer
 
 #: A process with a member of a group, a message that nobody has read, and a waiting receive().
 PROCESS = """

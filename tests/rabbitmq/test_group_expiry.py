@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.helpers.rabbit import MakeLayer
 from tests.helpers.support import until
 
 pytestmark = pytest.mark.slow
-
-if TYPE_CHECKING:
-    from tests.conftest import MakeLayer
 
 
 async def test_a_membership_ends(make_layer: MakeLayer) -> None:

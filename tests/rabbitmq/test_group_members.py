@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
 
 import msgpack
 import pytest
 
 from tests.helpers.processes import running
+from tests.helpers.rabbit import MakeLayer
 from tests.helpers.support import until
 
 pytestmark = pytest.mark.slow
 
-if TYPE_CHECKING:
-    from tests.conftest import MakeLayer
 
 #: A process with three members of a group, whose names it tells.
 MEMBERS = """

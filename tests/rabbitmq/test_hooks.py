@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
 
 import pytest
 
+from channels_rabbitmq.core import RabbitmqChannelLayer
+from tests.helpers.rabbit import MakeLayer
 from tests.helpers.support import until
-
-if TYPE_CHECKING:
-    from channels_rabbitmq.core import RabbitmqChannelLayer
-    from tests.conftest import MakeLayer
 
 
 async def cut(layer: RabbitmqChannelLayer) -> None:

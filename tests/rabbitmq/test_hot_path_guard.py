@@ -12,16 +12,12 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable
 from types import FrameType
-from typing import TYPE_CHECKING
 
 import pytest
 
 from channels_rabbitmq.amqp.frames import encode_ack, encode_publish
 from channels_rabbitmq.wire.messages import CHANNEL_KEY, encode
-
-if TYPE_CHECKING:
-    from tests.conftest import MakeLayer
-
+from tests.helpers.rabbit import MakeLayer
 
 MESSAGE = {"type": "chat.message", "text": "x" * 100}
 CAPACITY = {"local_capacity": 5000, "remote_capacity": 5000}

@@ -1,4 +1,4 @@
-"""What is logged: never a payload, never a password."""
+"""What is logged: failures in one line each, and never a payload or a password."""
 
 from __future__ import annotations
 
@@ -19,8 +19,13 @@ from tests.helpers.support import until
 
 pytestmark = pytest.mark.slow
 
+
 PAYLOAD = "a-very-private-payload"
+
+
 PASSWORD = "hush@hush"
+
+
 IN_A_URL = "hush%40hush"
 
 
@@ -109,3 +114,21 @@ async def test_neither_payloads_nor_passwords(
     ours = [record for record in caplog.records if record.name.startswith("channels_rabbitmq")]
     assert ours
     assert not [record for record in ours if record.exc_info]
+
+
+async def test_failures_are_one_line_each(
+    make_layer: MakeLayer, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Connection failures are logged in one line, without a traceback, at a limited rate."""
+    layer = make_layer(host=proxy.url)
+    await layer.current_connection
+    await proxy.refuse()
+    proxy.cut()
+    await until(lambda: "Lost RabbitMQ; connecting again" in caplog.text)
+    await asyncio.sleep(1.2)
+    lines = [record for record in caplog.records if record.name.startswith("channels_rabbitmq")]
+    warnings = [record for record in lines if record.levelno >= logging.WARNING]
+    assert len(warnings) == 2
+    for warning in warnings:
+        assert warning.exc_info is None
+        assert "\n" not in warning.getMessage()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
 
 import msgpack
 import pytest
@@ -14,12 +13,11 @@ from channels_rabbitmq.errors import NotConnected
 from channels_rabbitmq.local.normal_channels import queue_name
 from devtools.broker import Broker
 from tests.helpers.processes import running
+from tests.helpers.rabbit import MakeLayer
 from tests.helpers.support import until
 
 pytestmark = pytest.mark.slow
 
-if TYPE_CHECKING:
-    from tests.conftest import MakeLayer
 
 #: A worker that tells each message it receives, and goes on for ever.
 WORKER = """

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import pytest
 from channels.exceptions import ChannelFull
 
+from channels_rabbitmq.core import RabbitmqChannelLayer
 from devtools.broker import Broker
-
-if TYPE_CHECKING:
-    from channels_rabbitmq.core import RabbitmqChannelLayer
-    from tests.conftest import MakeLayer
+from tests.helpers.rabbit import MakeLayer
 
 PREFIXES = ["", "red", "blue"]
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import pytest
 from channels.exceptions import StopConsumer
 
+from tests.helpers.rabbit import MakeLayer
 from tests.helpers.support import until
 
 pytestmark = pytest.mark.slow
-
-if TYPE_CHECKING:
-    from tests.conftest import MakeLayer
 
 
 async def test_nothing_there(make_layer: MakeLayer) -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 
 from channels_rabbitmq.errors import NotAnswered
 from tests.helpers.processes import running
+from tests.helpers.rabbit import MakeLayer
 
 pytestmark = pytest.mark.slow
 
-if TYPE_CHECKING:
-    from tests.conftest import MakeLayer
 
 #: A process that tells a channel of its own, and then what it receives.
 OWNER = """

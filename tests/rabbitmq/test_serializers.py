@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
-from typing import TYPE_CHECKING
 
 import pamqp.commands
 import pytest
 
-if TYPE_CHECKING:
-    from tests.conftest import MakeLayer
+from tests.helpers.rabbit import MakeLayer
 
 
 class Pickled:

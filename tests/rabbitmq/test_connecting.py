@@ -1,4 +1,4 @@
-"""Several addresses of RabbitMQ: each is tried, in random order."""
+"""Connecting never hangs: each address has its turn, in random order, within a time-out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import socket
 
 import pytest
 
+from channels_rabbitmq.broker import recovery
 from channels_rabbitmq.core import RabbitmqChannelLayer
+from channels_rabbitmq.errors import NotConnected
 from devtools.broker import Broker, free_port
 from tests.helpers.proxy import Proxy
 from tests.helpers.rabbit import MakeLayer
@@ -105,3 +107,54 @@ async def test_addresses_of_localhost(make_layer: MakeLayer, broker: Broker, vho
         channel = await layer.new_channel()
         await layer.send(channel, {"n": 1})
         assert await layer.receive(channel) == {"n": 1}
+
+
+async def test_handshake_is_bounded(make_layer: MakeLayer, proxy: Proxy) -> None:
+    """A server that takes the TCP connection and says nothing is given up, and tried again."""
+    proxy.freeze()
+    layer = make_layer(host=f"{proxy.url}?connection_timeout=200")
+    channel = await layer.new_channel()
+    receiving = asyncio.create_task(layer.receive(channel))
+    await until(lambda: proxy.accepted >= 2)
+    proxy.thaw()
+    await layer.current_connection
+    await layer.send(channel, {"n": 1})
+    assert await receiving == {"n": 1}
+
+
+async def test_refused_connections(make_layer: MakeLayer, proxy: Proxy) -> None:
+    """While nothing listens, the layer tries again and again, until something does."""
+    await proxy.refuse()
+    layer = make_layer(host=proxy.url)
+    channel = await layer.new_channel()
+    receiving = asyncio.create_task(layer.receive(channel))
+    await asyncio.sleep(0.05)
+    await proxy.accept()
+    await layer.current_connection
+    await layer.send(channel, {"n": 1})
+    assert await receiving == {"n": 1}
+
+
+async def test_wrong_password(
+    make_layer: MakeLayer, broker: Broker, vhost: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A password that is refused is logged in a line that does not tell it, and tried again."""
+    layer = make_layer(
+        host=f"amqp://guest:hush%40hush@127.0.0.1:{broker.plain_port}/{vhost}", send_timeout=0.1
+    )
+    channel = await layer.new_channel()
+    with pytest.raises(NotConnected):
+        await layer.send(channel, {})
+    await until(lambda: "Cannot connect to RabbitMQ; will try again" in caplog.text)
+    assert "ACCESS_REFUSED" in caplog.text
+    assert "hush" not in caplog.text
+
+
+def test_delays_grow_with_jitter() -> None:
+    """Delays double from half a second to thirty, each shortened at random by up to a half."""
+    longest = recovery.delays(lambda low, high: high)
+    assert [next(longest) for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    shortest = recovery.delays(lambda low, high: low)
+    assert next(shortest) == 0.25
+    random_ones = recovery.delays()
+    assert len({next(random_ones) for _ in range(20)}) == 20

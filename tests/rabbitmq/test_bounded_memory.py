@@ -1,9 +1,10 @@
-"""remote_capacity and local_capacity: how much waits where, and what happens past it."""
+"""Memory is bounded: how much waits where, by which option, and what happens past it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 
 import pytest
 from channels.exceptions import ChannelFull
@@ -14,9 +15,8 @@ from tests.helpers import rabbit
 from tests.helpers.rabbit import MakeLayer
 from tests.helpers.support import until
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 async def test_backlog_grows_on_rabbitmq(make_layer: MakeLayer, broker: Broker, vhost: str) -> None:
     """local_capacity messages are taken into memory, remote_capacity more stay on RabbitMQ."""
     layer = make_layer(local_capacity=3, remote_capacity=4)
@@ -30,6 +30,7 @@ async def test_backlog_grows_on_rabbitmq(make_layer: MakeLayer, broker: Broker, 
     assert [(await layer.receive(channel))["n"] for _ in range(7)] == list(range(7))
 
 
+@pytest.mark.slow
 async def test_room_again_after_receive(make_layer: MakeLayer) -> None:
     """A full process takes messages again once some were received."""
     layer = make_layer(local_capacity=1, remote_capacity=1)
@@ -51,6 +52,7 @@ async def test_room_again_after_receive(make_layer: MakeLayer) -> None:
     assert [(await layer.receive(channel))["n"] for _ in range(2)] == [2, 4]
 
 
+@pytest.mark.slow
 async def test_full_process_does_not_stop_a_group(
     make_layer: MakeLayer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -69,6 +71,7 @@ async def test_full_process_does_not_stop_a_group(
     assert dropped[0].levelno == logging.WARNING
 
 
+@pytest.mark.slow
 async def test_group_message_counts_once(make_layer: MakeLayer, broker: Broker, vhost: str) -> None:
     """A message to a group with two local members takes one place in local_capacity."""
     layer = make_layer(local_capacity=4)
@@ -82,6 +85,7 @@ async def test_group_message_counts_once(make_layer: MakeLayer, broker: Broker, 
         assert [(await layer.receive(channel))["n"] for _ in range(3)] == [0, 1, 2]
 
 
+@pytest.mark.slow
 async def test_only_channel_back_pressures(
     make_layer: MakeLayer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -100,6 +104,7 @@ async def test_only_channel_back_pressures(
     assert caplog.text.count("Back-pressuring") == 1
 
 
+@pytest.mark.slow
 async def test_largest_local_capacity(make_layer: MakeLayer) -> None:
     """local_capacity may be all that AMQP can say."""
     layer = make_layer(local_capacity=65535)
@@ -108,6 +113,7 @@ async def test_largest_local_capacity(make_layer: MakeLayer) -> None:
     assert await layer.receive(channel) == {"n": 1}
 
 
+@pytest.mark.slow
 async def test_full_channel_fails_just_its_own_senders(make_layer: MakeLayer) -> None:
     """Of concurrent sends to a full and to another process, those to the full one fail."""
     full = make_layer(local_capacity=1, remote_capacity=1)
@@ -124,3 +130,36 @@ async def test_full_channel_fails_just_its_own_senders(make_layer: MakeLayer) ->
     assert results[::2] == [None] * 10
     assert {type(result) for result in results[3::2]} == {ChannelFull}
     assert [(await fine.receive(reads))["n"] for _ in range(10)] == list(range(0, 20, 2))
+
+
+async def test_a_channel_keeps_its_latest(
+    make_layer: MakeLayer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Past its cap, its oldest messages go, with a warning; others keep theirs."""
+    layer = make_layer(channel_capacity={"*!*": 3}, local_capacity=50)
+    channel = await layer.new_channel()
+    with caplog.at_level(logging.WARNING):
+        for n in range(10):
+            await layer.send(channel, {"n": n})
+        await until(lambda: "channel_capacity (3)" in caplog.text)
+        last = await layer.new_channel()
+        await layer.send(last, {})
+        await layer.receive(last)
+    assert [(await layer.receive(channel))["n"] for _ in range(3)] == [7, 8, 9]
+    assert channel in caplog.text
+
+
+async def test_other_channels_are_not_capped(make_layer: MakeLayer) -> None:
+    """What no pattern matches has the process's window alone."""
+    layer = make_layer(channel_capacity={re.compile("normal"): 1}, capacity=1)
+    channel = await layer.new_channel()
+    for n in range(10):
+        await layer.send(channel, {"n": n})
+    assert [(await layer.receive(channel))["n"] for _ in range(10)] == list(range(10))
+
+
+async def test_channels_own_lookup(make_layer: MakeLayer) -> None:
+    """``get_capacity()`` of Channels' base class gives what counts here."""
+    layer = make_layer(channel_capacity={"jobs*": 7}, capacity=5)
+    assert layer.get_capacity("jobs.small") == 7
+    assert layer.get_capacity("other") == layer.capacity == 5

@@ -1,4 +1,4 @@
-"""Whatever bytes others publish, the reader lives on."""
+"""Bad bytes do no harm: whatever others publish, the reader lives on."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tests.helpers import rabbit
 from tests.helpers.rabbit import MakeLayer
 
 SECRET = "a very private thing"
+
 
 BODIES = [
     b"",

@@ -1,4 +1,4 @@
-"""Messages of every size that matters, through a real broker."""
+"""Bodies of every size that matters to frames, over the engine's connection to a real broker."""
 
 from __future__ import annotations
 
