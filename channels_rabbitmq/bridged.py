@@ -7,12 +7,10 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-import carehare
-from carehare import ConnectionClosed
-
+from .amqp import carehare
 from .connection import Connection, MessageProperties
 from .consumer import Consumer
-from .errors import LoopEnded
+from .errors import ConnectionClosed, LoopEnded
 from .layer.portal import Portal
 
 if TYPE_CHECKING:

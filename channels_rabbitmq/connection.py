@@ -16,10 +16,9 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, TypedDict
 
-import carehare
 import pamqp.commands
-from carehare import ChannelClosed, ConnectionClosed
 
+from .amqp import carehare
 from .amqp.channel import Channel
 from .amqp.connect import connect, resolve
 from .amqp.frames import FRAME_OVERHEAD, NO_PROPERTIES, Method
@@ -27,6 +26,7 @@ from .amqp.futures import follow, in_time
 from .amqp.protocol import Protocol
 from .config.options import Endpoint
 from .consumer import Consumer
+from .errors import ChannelClosed, ConnectionClosed
 
 if TYPE_CHECKING:
     from pamqp.common import Arguments, FieldTable
@@ -66,10 +66,10 @@ class Connection(carehare.Connection):
     """An AMQP connection to one RabbitMQ node, for publishing and consuming.
 
     Its operations return futures, or raise :class:`TypeError` or :class:`ValueError` at once for
-    arguments that cannot be sent. They fail with :class:`carehare.ChannelClosedByServer` when
+    arguments that cannot be sent. They fail with :class:`.ChannelClosedByServer` when
     RabbitMQ refuses the operation, which leaves all others undisturbed, and with
-    :class:`carehare.ConnectionClosed` when the connection ends meanwhile; a publish and a consumer
-    on a connection that has ended raise that at once. So do they :class:`carehare.ChannelClosed`
+    :class:`.ConnectionClosed` when the connection ends meanwhile; a publish and a consumer
+    on a connection that has ended raise that at once. So do they :class:`.ChannelClosed`
     when no more AMQP channels can be opened. Use it from the event loop that it was made on.
 
     ``address`` is the IP address to connect to, when the endpoint's host name was resolved.
@@ -99,7 +99,7 @@ class Connection(carehare.Connection):
 
     @property
     def protocol(self) -> Protocol:
-        """The engine; raises :class:`carehare.ConnectionClosed` before ``connect``."""
+        """The engine; raises :class:`.ConnectionClosed` before ``connect``."""
         if self._engine is None:
             raise ConnectionClosed("the connection is not connected yet")
         return self._engine
@@ -126,8 +126,8 @@ class Connection(carehare.Connection):
         """Connect and log in, within the endpoint's ``connect_timeout`` in all.
 
         Raises :class:`OSError` (TLS included), :class:`asyncio.TimeoutError`,
-        :class:`carehare.ConnectionClosedByServer` (wrong password, no such virtual host), or
-        :class:`carehare.BadBytesFromServer`.
+        :class:`.ConnectionClosedByServer` (wrong password, no such virtual host), or
+        :class:`.BadBytesFromServer`.
         """
         await in_time(self._connect(), self._endpoint.connect_timeout)
 
@@ -193,7 +193,7 @@ class Connection(carehare.Connection):
         With ``mandatory`` the future fails with
         :class:`~channels_rabbitmq.errors.MessageReturned` if no queue was there for it.
 
-        Fails with :class:`carehare.ServerSentNack` if a queue refused it. An error such as a
+        Fails with :class:`.ServerSentNack` if a queue refused it. An error such as a
         missing exchange fails everything under way to that exchange, and nothing else. Reference:
         https://www.rabbitmq.com/docs/publishers
         """

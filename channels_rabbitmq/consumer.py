@@ -7,11 +7,11 @@ from collections import deque
 from types import TracebackType
 
 import pamqp.commands
-from carehare import ChannelClosed
 
 from .amqp.channel import Channel
 from .amqp.futures import follow, retrieve
 from .amqp.protocol import Protocol
+from .errors import ChannelClosed
 
 
 class Consumer:
@@ -67,9 +67,9 @@ class Consumer:
     async def next_delivery(self) -> tuple[bytes, int]:
         """Wait for a message; give its body and its delivery tag for :meth:`ack`.
 
-        Raises :class:`carehare.ChannelClosed` once we closed the consumer,
-        :class:`carehare.ChannelClosedByServer` if RabbitMQ did, and
-        :class:`carehare.ConnectionClosed` when the connection ended.
+        Raises :class:`.ChannelClosed` once we closed the consumer,
+        :class:`.ChannelClosedByServer` if RabbitMQ did, and
+        :class:`.ConnectionClosed` when the connection ended.
         """
         while not self._ended.done() and not self._stopping:
             if self._deliveries:

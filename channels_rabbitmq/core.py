@@ -241,7 +241,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         """Awaitable for the open AMQP connection, a :class:`carehare.Connection`.
 
         Use it to publish jobs. It waits while RabbitMQ is away. A connection may end at any time;
-        what is under way on it then raises :class:`carehare.ConnectionClosed`, and the next
+        what is under way on it then raises :class:`.ConnectionClosed`, and the next
         ``await layer.current_connection`` gives the one after it.
         """
         return _CurrentConnection(self._owner)

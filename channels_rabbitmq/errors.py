@@ -1,36 +1,86 @@
-"""What the layer raises and how it reads what RabbitMQ and the network raise.
+"""Everything that this package raises, and how to tell what is worth another attempt.
 
 ::
 
-    channels.exceptions.ChannelFull          send(): the receiving process stores no more
-        NotConnected                         send(), flush(): RabbitMQ away, blocked, or too slow
-    TimeoutError
+    RabbitmqError                            base of all that this package defines
+        AmqpError                            the connection failed, or an operation on it
+            ConnectionClosed                 the connection ended during the operation, or before it
+            ConnectionClosedByServer         RabbitMQ ended the connection: reply_code, reply_text
+            ConnectionClosedByHeartbeatMonitor   RabbitMQ fell silent
+            BadBytesFromServer               what came was not AMQP
+            ChannelClosed                    on what was closed on our side; or no channel is free
+            ChannelClosedByServer            RabbitMQ refused an operation: reply_code, reply_text
+                AccessRefused                403: the user may not do that
+                NotFound                     404: no such queue or exchange
+                ResourceLocked               405: the queue belongs to another connection
+                PreconditionFailed           406: it is there with other properties; too large
+            ServerSentNack                   publish(): a queue did not store the message
+                MessageReturned              mandatory, and no queue was bound
+        NotConnected                         send(), flush(): RabbitMQ away, blocked, or too slow;
+                                             also a channels.exceptions.ChannelFull
         NotAnswered                          flush(), group_add(), group_discard(): another process
-                                             was silent
+                                             was silent; also a TimeoutError
+        LoopEnded                            internal: never reaches users
+        IllegalTransition                    a bug in this package; also a RuntimeError
+
+    channels.exceptions.ChannelFull          send(): the receiving process stores no more
     channels.exceptions.MessageTooLarge      send(), group_send(): more than max_message_size
     channels.exceptions.StopConsumer         every method, after close()
     django.core.exceptions.ImproperlyConfigured   a wrong option, when the layer is made
     TypeError, ValueError                    a message or a name that cannot be sent
-    carehare.ServerSentNack                  current_connection.publish(): not stored
-        MessageReturned                      ... mandatory, and no queue was bound
-    carehare.ChannelClosed                   ... on a channel that we closed, or none is free
-    carehare.ChannelClosedByServer           RabbitMQ refused an operation
-    carehare.ConnectionClosed                the connection ended during an operation
-    carehare.ConnectionClosedByServer        RabbitMQ ended the connection
-    carehare.ConnectionClosedByHeartbeatMonitor   RabbitMQ fell silent
-    carehare.BadBytesFromServer              what came was not AMQP
+
+Where carehare is installed, ``ConnectionClosed`` to ``ServerSentNack`` are also subclasses of
+carehare's errors of the same names.
 """
 
 from __future__ import annotations
 
-import asyncio
-import ssl
-
-import carehare
 from channels.exceptions import ChannelFull
 
+from .amqp.errors import (
+    AccessRefused,
+    AmqpError,
+    BadBytesFromServer,
+    ChannelClosed,
+    ChannelClosedByServer,
+    ConnectionClosed,
+    ConnectionClosedByHeartbeatMonitor,
+    ConnectionClosedByServer,
+    IllegalTransition,
+    MessageReturned,
+    NotFound,
+    PreconditionFailed,
+    RabbitmqError,
+    ResourceLocked,
+    ServerSentNack,
+    describe,
+)
 
-class NotConnected(ChannelFull):  # type: ignore[misc]  # Channels has no types
+__all__ = [
+    "AccessRefused",
+    "AmqpError",
+    "BadBytesFromServer",
+    "ChannelClosed",
+    "ChannelClosedByServer",
+    "ConnectionClosed",
+    "ConnectionClosedByHeartbeatMonitor",
+    "ConnectionClosedByServer",
+    "IllegalTransition",
+    "LoopEnded",
+    "MessageReturned",
+    "NotAnswered",
+    "NotConnected",
+    "NotFound",
+    "PreconditionFailed",
+    "RabbitmqError",
+    "ResourceLocked",
+    "ServerSentNack",
+    "describe",
+    "is_retryable",
+]
+
+
+class NotConnected(RabbitmqError, ChannelFull):  # type: ignore[misc]  # Channels has no types
     """The message was not confirmed within ``send_timeout``: RabbitMQ is away or blocked.
 
     It is a :class:`channels.exceptions.ChannelFull`, so that handlers of that serve. Whether a
@@ -38,45 +88,40 @@ class NotConnected(ChannelFull):  # type: ignore[misc]  # Channels has no types
     """
 
 
-class NotAnswered(TimeoutError):
+class NotAnswered(RabbitmqError, TimeoutError):
     """Another process did not do its part within ``send_timeout``."""
 
 
-class MessageReturned(carehare.ServerSentNack):
-    """A ``mandatory`` message matched no queue and came back (AMQP ``basic.return``)."""
+class LoopEnded(RabbitmqError):
+    """The event loop that owned the connection ended before a call was done.
 
-
-class LoopEnded(Exception):
-    """The event loop that the link lived on ended before a call was done.
-
-    Never reaches users: the call is repeated where the link lives next, or ends in an error of
-    its own.
+    Never reaches users: the call is repeated on the next owner, or ends in an error of its own.
     """
 
     def __init__(self, started: bool) -> None:
-        super().__init__("the event loop of the link ended")
+        super().__init__("the event loop that owned the connection ended")
         #: Whether the call was begun, so that what it did is not known.
         self.started = started
 
 
 #: What ends one attempt to connect, or one connection, and is answered by connecting again.
+#: ``OSError`` covers refused connections, name resolution, TLS and :class:`TimeoutError`.
 CONNECTION_ERRORS = (
     OSError,
-    asyncio.TimeoutError,
-    carehare.BadBytesFromServer,
-    carehare.ChannelClosed,
-    carehare.ChannelClosedByServer,
-    carehare.ConnectionClosed,
-    carehare.ConnectionClosedByHeartbeatMonitor,
-    carehare.ConnectionClosedByServer,
+    BadBytesFromServer,
+    ChannelClosed,
+    ChannelClosedByServer,
+    ConnectionClosed,
+    ConnectionClosedByHeartbeatMonitor,
+    ConnectionClosedByServer,
 )
 
 
-def describe(error: BaseException) -> str:
-    """One line about a connection error, for a log: never a payload, never a password."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"TLS: {error.verify_message}"
-    if isinstance(error, (TimeoutError, asyncio.TimeoutError)):  # two before Python 3.11
-        return "no answer in time"
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
+def is_retryable(error: BaseException) -> bool:
+    """Whether an operation that failed so may succeed on the next connection to RabbitMQ.
+
+    True for the end of a connection, or of an AMQP channel of the layer's own, and for whatever
+    keeps a connection from being made. False for a message that a queue refused, for
+    ``NotConnected`` (its time is over), and for bugs.
+    """
+    return isinstance(error, CONNECTION_ERRORS) and not isinstance(error, NotAnswered)

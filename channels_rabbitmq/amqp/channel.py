@@ -8,16 +8,17 @@ from collections.abc import Callable
 from typing import Protocol
 
 import pamqp.commands
-from carehare import (
-    BadBytesFromServer,
-    ChannelClosed,
-    ChannelClosedByServer,
-    ServerSentNack,
-)
 
-from ..errors import MessageReturned
 from .acks import Acks
 from .confirms import Confirms
+from .errors import (
+    BadBytesFromServer,
+    ChannelClosed,
+    MessageReturned,
+    NotFound,
+    ServerSentNack,
+    channel_closed_by_server,
+)
 from .frames import NO_PROPERTIES, Method, encode_method, encode_publish
 
 #: Called with where to acknowledge, the delivery tag, whether it came before, and the body.
@@ -46,8 +47,8 @@ class Channel:
     """An open AMQP channel. Calls are pipelined: the server answers them in order.
 
     AMQP closes a channel over any error on it; everything that waits on it then fails with
-    :class:`carehare.ChannelClosedByServer`, so what must not fail together has channels of its
-    own. When the connection ends it all fails with :class:`carehare.ConnectionClosed`.
+    :class:`.ChannelClosedByServer`, so what must not fail together has channels of its
+    own. When the connection ends it all fails with :class:`.ConnectionClosed`.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class Channel:
         """Publish; the future is done once the server confirmed it.
 
         ``properties`` are as in a content header: flags, then values.
-        It fails with :class:`carehare.ServerSentNack` when a queue refused the message, and with
+        It fails with :class:`.ServerSentNack` when a queue refused the message, and with
         :class:`~channels_rabbitmq.errors.MessageReturned` when a mandatory one met no queue.
         """
         wire = self._wire
@@ -159,7 +160,7 @@ class Channel:
             self._wire.write_late(self._acks.flush)
 
     def close(self) -> None:
-        """Close the channel; what waits on it fails with :class:`carehare.ChannelClosed`."""
+        """Close the channel; what waits on it fails with :class:`.ChannelClosed`."""
         if self._error is None:
             self._wire.write(self._acks.flush())  # what is not acknowledged is delivered again
             self._say_close()
@@ -195,7 +196,7 @@ class Channel:
             # number by then would take that for its own.
             if not self._closing:
                 self._wire.forget(self)
-            self._end(ChannelClosedByServer(method.reply_code or 0, method.reply_text))
+            self._end(channel_closed_by_server(method.reply_code or 0, method.reply_text))
         elif isinstance(method, pamqp.commands.Channel.CloseOk):
             self._wire.forget(self)
         elif self._error is not None:
@@ -207,7 +208,7 @@ class Channel:
             # https://www.rabbitmq.com/docs/consumer-cancel: its queue is gone. The channel has
             # no other use, so it ends.
             self._say_close()
-            self._end(ChannelClosedByServer(404, "the queue of the consumer was deleted"))
+            self._end(NotFound(404, "the queue of the consumer was deleted"))
         elif isinstance(method, pamqp.commands.Channel.Flow):
             self._wire.write(encode_method(self.number, pamqp.commands.Channel.FlowOk(True)))
         elif self._replies:

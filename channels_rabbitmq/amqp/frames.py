@@ -15,7 +15,8 @@ import pamqp.base
 import pamqp.commands
 import pamqp.encode
 import pamqp.frame
-from carehare import BadBytesFromServer
+
+from .errors import BadBytesFromServer
 
 if TYPE_CHECKING:
     from pamqp.common import FieldTable
@@ -181,7 +182,7 @@ class Decoder:
     def feed(self, data: bytes) -> None:
         """Handle every frame that is whole now.
 
-        Raises :class:`carehare.BadBytesFromServer` for bytes that are not AMQP; the connection
+        Raises :class:`.BadBytesFromServer` for bytes that are not AMQP; the connection
         must then be given up, because the frame boundaries are lost.
         """
         if self._pieces:

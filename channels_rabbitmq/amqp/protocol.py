@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, cast
 
 import pamqp.commands
 import pamqp.encode
-from carehare import (
+
+from ..config.options import Endpoint
+from .channel import Channel, OnClosed, OnDelivery
+from .errors import (
     BadBytesFromServer,
     ChannelClosed,
     ConnectionClosed,
     ConnectionClosedByHeartbeatMonitor,
     ConnectionClosedByServer,
+    describe,
 )
-
-from ..config.options import Endpoint
-from ..errors import describe
-from .channel import Channel, OnClosed, OnDelivery
 from .frames import (
     FRAME_MIN_SIZE,
     HEARTBEAT,
@@ -155,7 +155,7 @@ class Protocol(asyncio.Protocol):
     ) -> Channel:
         """Open a channel; it can be used at once.
 
-        Raises :class:`carehare.ConnectionClosed`, and :class:`carehare.ChannelClosed` when
+        Raises :class:`.ConnectionClosed`, and :class:`.ChannelClosed` when
         ``channel_max`` channels are open.
         """
         if not self.open:

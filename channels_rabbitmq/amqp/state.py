@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 import logging
 
+from .errors import IllegalTransition
+
 logger = logging.getLogger(__name__)
 
 
@@ -24,10 +26,6 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.CLOSING: frozenset({State.CLOSED}),
     State.CLOSED: frozenset(),
 }
-
-
-class IllegalTransition(RuntimeError):
-    """A move that the table does not allow: a bug in this package."""
 
 
 class Lifecycle:

@@ -6,11 +6,9 @@ import asyncio
 import logging
 from collections.abc import Iterator
 
-from carehare import ChannelClosed, ChannelClosedByServer, ConnectionClosed
-
 from ..amqp.futures import Deadlines, in_time
 from ..config.options import Options
-from ..errors import LoopEnded
+from ..errors import ChannelClosed, ChannelClosedByServer, ConnectionClosed, LoopEnded
 from ..local.state import LocalState
 from ..log import RateLimitedWarning
 from ..wire.names import group_key

@@ -14,13 +14,22 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 
 import pamqp.commands
-from carehare import ChannelClosed, ChannelClosedByServer, ConnectionClosed, ServerSentNack
 from channels.exceptions import ChannelFull, StopConsumer
 
 from ..amqp.channel import Channel
 from ..amqp.futures import in_time, retrieve
 from ..config.options import Options
-from ..errors import CONNECTION_ERRORS, MessageReturned, NotConnected, describe
+from ..errors import (
+    CONNECTION_ERRORS,
+    ChannelClosed,
+    ChannelClosedByServer,
+    ConnectionClosed,
+    MessageReturned,
+    NotConnected,
+    NotFound,
+    ServerSentNack,
+    describe,
+)
 from ..local.normal_channels import NormalState, queue_name, renewal_interval
 from ..log import RateLimitedWarning
 from ..wire.messages import CHANNEL_KEY, BadMessage, Message
@@ -43,7 +52,6 @@ _GIVE_BACK_TIMEOUT = 2.0
 #: At so many fetchers, those that do not consume are closed: AMQP channels are limited.
 _MANY_CONSUMERS = 256
 
-_NOT_FOUND = 404
 
 _ENDED = (ConnectionClosed, ChannelClosed)
 
@@ -103,7 +111,7 @@ class NormalChannels:
 
         Raises :class:`channels.exceptions.ChannelFull`,
         :class:`~channels_rabbitmq.errors.NotConnected`, and
-        :class:`carehare.ChannelClosedByServer` if RabbitMQ refuses to make the queue.
+        :class:`.ChannelClosedByServer` if RabbitMQ refuses to make the queue.
         """
         self._note_use(name)
         try:
@@ -227,7 +235,7 @@ class NormalChannels:
         del self._consumers[name]
         self._queues.forget(name)
         if isinstance(reason, ChannelClosedByServer):
-            gone = reason.reply_code == _NOT_FOUND
+            gone = isinstance(reason, NotFound)
             if not gone:
                 self._warn_refused("Cannot receive from %s: %s", name, describe(reason))
             self._later(_GONE_RETRY if gone else _REFUSED_RETRY, partial(self.update, name))
@@ -303,9 +311,7 @@ class NormalChannels:
         bind = partial(topology.connection.queue_bind, queue, exchange)
         try:
             await bind(routing_key=group_key(self._options.prefix, group))
-        except ChannelClosedByServer as err:
-            if err.reply_code != _NOT_FOUND:
-                raise
+        except NotFound:
             self._queues.forget(name)
             await self._queues.ensure(topology, name)
             await bind(routing_key=group_key(self._options.prefix, group))
@@ -376,9 +382,8 @@ class NormalChannels:
                 await amqp_channel.call(
                     pamqp.commands.Queue.Purge(queue=queue_name(self._options.prefix, name))
                 )
-            except ChannelClosedByServer as err:
-                if err.reply_code != _NOT_FOUND:
-                    raise
+            except NotFound:
+                pass  # deleted meanwhile
             finally:
                 amqp_channel.close()
 

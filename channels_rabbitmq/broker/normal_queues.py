@@ -6,17 +6,13 @@ import asyncio
 import logging
 from functools import partial
 
-from carehare import ChannelClosedByServer
-
 from ..amqp.futures import retrieve
 from ..config.options import Options
+from ..errors import NotFound, PreconditionFailed
 from ..local.normal_channels import queue_arguments, queue_name, renewal_interval
 from .topology import Topology
 
 logger = logging.getLogger(__name__)
-
-_NOT_FOUND = 404
-_PRECONDITION_FAILED = 406
 
 
 class NormalQueues:
@@ -38,7 +34,7 @@ class NormalQueues:
     async def ensure(self, topology: Topology, name: str) -> None:
         """See to it that the queue is there, and stays while it is sent to.
 
-        Raises :class:`carehare.ChannelClosedByServer` where RabbitMQ refuses that.
+        Raises :class:`.ChannelClosedByServer` where RabbitMQ refuses that.
         """
         declared = self._declared.get(name)
         if declared is not None and self._loop.time() - declared < self._renewal_interval:
@@ -56,16 +52,12 @@ class NormalQueues:
         if name in self._foreign:
             try:
                 await declare(passive=True)
-            except ChannelClosedByServer as err:
-                if err.reply_code != _NOT_FOUND:
-                    raise
+            except NotFound:
                 self._foreign.discard(name)
         if name not in self._foreign:
             try:
                 await declare(arguments=queue_arguments(self._options, name))
-            except ChannelClosedByServer as err:
-                if err.reply_code != _PRECONDITION_FAILED:
-                    raise
+            except PreconditionFailed:
                 self._foreign.add(name)
                 logger.warning(
                     "Queue %s has other arguments than expiry and capacity ask for; it is used "

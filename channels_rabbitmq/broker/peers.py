@@ -16,12 +16,18 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
-from carehare import ChannelClosed, ChannelClosedByServer, ConnectionClosed, ServerSentNack
 from channels.exceptions import StopConsumer
 
 from ..amqp.futures import in_time, retrieve
 from ..config.options import Options
-from ..errors import LoopEnded, MessageReturned
+from ..errors import (
+    ChannelClosed,
+    ChannelClosedByServer,
+    ConnectionClosed,
+    LoopEnded,
+    MessageReturned,
+    ServerSentNack,
+)
 from ..log import RateLimitedWarning
 from ..wire.messages import GROUP_KEY, Message
 from ..wire.serializers import Codec

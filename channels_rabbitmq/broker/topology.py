@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
 import pamqp.commands
-from carehare import ChannelClosedByServer, ConnectionClosed
 
 from ..amqp.channel import Channel, OnDelivery
 from ..amqp.frames import Method
 from ..amqp.futures import Shared, in_time, retrieve
 from ..config.options import Options
 from ..connection import Connection
-from ..errors import NotConnected
+from ..errors import ConnectionClosed, NotConnected, NotFound, PreconditionFailed, ResourceLocked
 
 if TYPE_CHECKING:
     from pamqp.common import Arguments
@@ -35,10 +35,6 @@ _WATCH_PART = 20
 
 #: Seconds for each answer while a session starts.
 _START_TIMEOUT = 30.0
-
-_LOCKED = 405
-_NOT_FOUND = 404
-_PRECONDITION_FAILED = 406
 
 
 class Topology:
@@ -119,15 +115,10 @@ class Topology:
         name = self._options.groups_exchange
         try:
             await self._in_time(self.connection.exchange_declare(name, passive=True))
-        except ChannelClosedByServer as err:
-            if err.reply_code != _NOT_FOUND:
-                raise
-            try:
+        except NotFound:
+            # PreconditionFailed: another process was faster, with other properties.
+            with contextlib.suppress(PreconditionFailed):
                 await self._in_time(self.connection.exchange_declare(name, exchange_type="direct"))
-            except ChannelClosedByServer as declared:
-                # Another process was faster, with other properties.
-                if declared.reply_code != _PRECONDITION_FAILED:
-                    raise
 
     async def _declare_queue(self) -> None:
         """Make the exclusive queue; wait while the server keeps the last connection's.
@@ -148,9 +139,7 @@ class Topology:
                     )
                 )
                 return
-            except ChannelClosedByServer as err:
-                if err.reply_code != _LOCKED:
-                    raise
+            except ResourceLocked:
                 logger.info("Waiting for RabbitMQ to release queue %s", self._queue_name)
             await asyncio.sleep(delay)
             delay = min(2 * delay, longest)

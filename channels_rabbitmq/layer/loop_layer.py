@@ -9,7 +9,6 @@ import random
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from typing import NoReturn, TypeVar
 
-from carehare import ChannelClosed, ChannelClosedByServer, ConnectionClosed, ServerSentNack
 from channels.exceptions import ChannelFull, StopConsumer
 
 from ..amqp.futures import in_time
@@ -20,7 +19,15 @@ from ..broker.recovery import Recovery
 from ..broker.topology import Topology
 from ..config.options import Options
 from ..connection import Connection
-from ..errors import LoopEnded, NotAnswered, NotConnected
+from ..errors import (
+    ChannelClosed,
+    ChannelClosedByServer,
+    ConnectionClosed,
+    LoopEnded,
+    NotAnswered,
+    NotConnected,
+    ServerSentNack,
+)
 from ..local.housekeeping import Housekeeping
 from ..local.mailboxes import NOWHERE, Delivery, Mailbox, Source
 from ..local.state import LocalState

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from carehare import ServerSentNack
 from hypothesis import given
 from hypothesis import strategies as st
 
 from channels_rabbitmq.amqp.confirms import Confirms
+from channels_rabbitmq.errors import ServerSentNack
 
 NACK = ServerSentNack("not stored")
 

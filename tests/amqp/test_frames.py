@@ -13,7 +13,6 @@ import pamqp.commands
 import pamqp.frame
 import pamqp.header
 import pytest
-from carehare import BadBytesFromServer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +27,7 @@ from channels_rabbitmq.amqp.frames import (
     encode_publish,
     encode_start_ok,
 )
+from channels_rabbitmq.errors import BadBytesFromServer
 from tests.helpers.scripted import content
 
 if TYPE_CHECKING:

@@ -11,20 +11,20 @@ from contextlib import suppress
 import pamqp.commands
 import pamqp.frame
 import pytest
-from carehare import (
-    BadBytesFromServer,
-    ChannelClosed,
-    ChannelClosedByServer,
-    ConnectionClosed,
-    ConnectionClosedByServer,
-    ServerSentNack,
-)
 
 from channels_rabbitmq.amqp import protocol as protocol_module
 from channels_rabbitmq.amqp.channel import Channel
 from channels_rabbitmq.amqp.frames import Method, encode_ack
 from channels_rabbitmq.connection import Connection
-from channels_rabbitmq.errors import MessageReturned
+from channels_rabbitmq.errors import (
+    BadBytesFromServer,
+    ChannelClosed,
+    ChannelClosedByServer,
+    ConnectionClosed,
+    ConnectionClosedByServer,
+    MessageReturned,
+    ServerSentNack,
+)
 from tests.helpers.scripted import Peer, connected, content, endpoint, serve, serve_open
 from tests.helpers.support import until
 

@@ -11,17 +11,19 @@ from datetime import datetime, timezone
 import carehare
 import pamqp.commands
 import pytest
-from carehare import (
-    ChannelClosed,
-    ChannelClosedByServer,
-    ConnectionClosed,
-    ConnectionClosedByServer,
-    ServerSentNack,
-)
 
 from channels_rabbitmq.amqp.frames import Method
 from channels_rabbitmq.connection import MAX_PUBLISH_CHANNELS, Connection
-from channels_rabbitmq.errors import MessageReturned, describe
+from channels_rabbitmq.errors import (
+    ChannelClosed,
+    ChannelClosedByServer,
+    ConnectionClosed,
+    ConnectionClosedByHeartbeatMonitor,
+    ConnectionClosedByServer,
+    MessageReturned,
+    ServerSentNack,
+    describe,
+)
 from devtools.broker import Broker
 from tests.helpers.connections import connection_to
 from tests.helpers.support import until
@@ -643,7 +645,7 @@ async def test_frozen_broker(broker: Broker, vhost: str) -> None:
         future = connection.publish(b"x")
         while (await asyncio.wait({future}, timeout=0.2))[0]:  # it is not frozen yet
             future = connection.publish(b"x")
-        with pytest.raises(carehare.ConnectionClosedByHeartbeatMonitor):
+        with pytest.raises(ConnectionClosedByHeartbeatMonitor):
             await asyncio.wait_for(connection.closed, 10)
         with pytest.raises(ConnectionClosed):
             await future

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 
 import pamqp.commands
 import pytest
-from carehare import ChannelClosed, ChannelClosedByServer, ConnectionClosed
 
 from channels_rabbitmq.connection import Connection
+from channels_rabbitmq.errors import ChannelClosed, ChannelClosedByServer, ConnectionClosed
 from devtools.broker import Broker
 from tests.helpers.connections import connection_to
 from tests.helpers.scripted import Peer, connected

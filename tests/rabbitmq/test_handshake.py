@@ -7,15 +7,15 @@ import time
 
 import pamqp.commands
 import pytest
-from carehare import (
-    BadBytesFromServer,
-    ConnectionClosedByHeartbeatMonitor,
-    ConnectionClosedByServer,
-)
 
 from channels_rabbitmq.amqp.frames import HEARTBEAT
 from channels_rabbitmq.connection import Connection
-from channels_rabbitmq.errors import describe
+from channels_rabbitmq.errors import (
+    BadBytesFromServer,
+    ConnectionClosedByHeartbeatMonitor,
+    ConnectionClosedByServer,
+    describe,
+)
 from tests.helpers.scripted import Peer, connected, endpoint, serve
 from tests.helpers.support import until
 

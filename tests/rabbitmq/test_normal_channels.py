@@ -9,7 +9,7 @@ import msgpack
 import pytest
 from channels.exceptions import ChannelFull, StopConsumer
 
-from channels_rabbitmq.errors import NotConnected
+from channels_rabbitmq.errors import ChannelClosedByServer, NotConnected
 from channels_rabbitmq.local.normal_channels import queue_name
 from devtools.broker import Broker
 from tests.helpers.processes import running
@@ -369,7 +369,6 @@ async def test_quiet_channels_are_served(make_layer: MakeLayer) -> None:
 
 async def test_refused_by_permissions(broker: Broker, vhost: str, make_layer: MakeLayer) -> None:
     """A user who may not make the queue gets RabbitMQ's refusal, and everything else works."""
-    import carehare
 
     broker.api("PUT", "users/limited", {"password": "limited", "tags": ""})
     broker.api(
@@ -379,9 +378,9 @@ async def test_refused_by_permissions(broker: Broker, vhost: str, make_layer: Ma
     )
     try:
         layer = make_layer(host=f"amqp://limited:limited@127.0.0.1:{broker.plain_port}/{vhost}")
-        with pytest.raises(carehare.ChannelClosedByServer):
+        with pytest.raises(ChannelClosedByServer):
             await layer.send("jobs", {})
-        with pytest.raises(carehare.ChannelClosedByServer):
+        with pytest.raises(ChannelClosedByServer):
             await asyncio.wait_for(layer.receive("jobs"), 5)
         own = await layer.new_channel()
         await layer.send(own, {"n": 1})

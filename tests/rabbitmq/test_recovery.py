@@ -14,7 +14,7 @@ import pytest
 
 from channels_rabbitmq.broker import topology
 from channels_rabbitmq.core import RabbitmqChannelLayer
-from channels_rabbitmq.errors import NotConnected
+from channels_rabbitmq.errors import ConnectionClosedByHeartbeatMonitor, NotConnected
 from devtools.broker import Broker
 from tests.helpers import rabbit
 from tests.helpers.proxy import Proxy
@@ -214,7 +214,7 @@ async def test_silent_server_is_given_up(make_layer: MakeLayer, proxy: Proxy) ->
     first = await layer.current_connection
     proxy.freeze()
     await until(lambda: first.closed.done())
-    assert isinstance(first.closed.exception(), carehare.ConnectionClosedByHeartbeatMonitor)
+    assert isinstance(first.closed.exception(), ConnectionClosedByHeartbeatMonitor)
     proxy.thaw()
     await works(layer, channel)
 

@@ -8,7 +8,6 @@ import secrets
 import shlex
 from typing import Any
 
-import carehare
 import django.conf
 import msgpack
 import pika
@@ -16,7 +15,7 @@ import pytest
 from channels.layers import channel_layers
 
 from channels_rabbitmq.core import RabbitmqChannelLayer
-from channels_rabbitmq.errors import MessageReturned
+from channels_rabbitmq.errors import ChannelClosedByServer, MessageReturned
 from devtools.broker import Broker
 from tests.helpers import rabbit
 from tests.helpers.pages import README, ROOT, run, snippet, snippets
@@ -283,7 +282,7 @@ async def test_documented_permissions(broker: Broker, make_layer: MakeLayer) -> 
         assert await layer.receive("normal") == LINE
         assert await other.group_members("room") == sorted([channel, "normal"])
         await other.flush()
-        with pytest.raises(carehare.ChannelClosedByServer, match="ACCESS_REFUSED"):
+        with pytest.raises(ChannelClosedByServer, match="ACCESS_REFUSED"):
             await (await layer.current_connection).queue_declare("others")
         await layer.close()
         await other.close()

@@ -9,7 +9,7 @@ import carehare
 import pytest
 from asgiref.sync import async_to_sync
 
-from channels_rabbitmq.errors import MessageReturned
+from channels_rabbitmq.errors import ChannelClosedByServer, ConnectionClosed, MessageReturned
 from tests.anywhere.scripts.prelude import home_threads, layer, sockets
 
 
@@ -53,7 +53,7 @@ async def errors() -> None:
     connection = await layer.current_connection
     with pytest.raises(MessageReturned):
         await connection.publish(b"", routing_key="no-such-queue", mandatory=True)
-    with pytest.raises(carehare.ChannelClosedByServer, match="404"):
+    with pytest.raises(ChannelClosedByServer, match="404"):
         await connection.queue_declare("no-such-queue", passive=True)
     with pytest.raises(TypeError):
         await connection.publish("text", routing_key="anywhere-jobs")
@@ -63,7 +63,7 @@ async def close_it() -> None:
     connection = await layer.current_connection
     await connection.close()
     await connection.closed
-    with pytest.raises(carehare.ConnectionClosed):
+    with pytest.raises(ConnectionClosed):
         await connection.publish(b"late", routing_key="anywhere-jobs")
     await publish_job(4)  # on the next one
 
