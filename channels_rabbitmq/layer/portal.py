@@ -1,6 +1,17 @@
-"""Calls from any event loop to the home loop, and their results back.
+"""Calls from any event loop to the loop that owns the layer, and their results back.
 
-Wake-ups of either loop are coalesced: many calls under way cost few.
+Two loops in two threads share each call. What a callback of :class:`Portal` or :class:`_Caller`
+may touch depends on where it runs, so methods are grouped by thread:
+
+* on the *caller's* loop, which awaits the result,
+* on the *owning* loop, where the work is done,
+* on *any* thread: the end of a loop is found out by whoever calls next.
+
+What both sides decide (whether a call was begun, which outcome it has) is decided under
+``Portal._lock``, once. Queues between the loops are plain deques: appending and popping are atomic.
+
+Wake-ups are coalesced: a loop that has been woken takes all that waits for it, so that a hundred
+calls under way cost few writes to the loop's self-pipe.
 """
 
 from __future__ import annotations
@@ -20,24 +31,22 @@ from .transient_loops import is_abandoned
 _T = TypeVar("_T")
 _A = TypeVar("_A")
 
-#: Seconds between looks whether the home loop still runs, and the caller still waits, while
-#: calls are under way.
+#: How often is looked whether the owning loop still runs and the caller still waits, in seconds,
+#: while calls are under way.
 _GUARD_INTERVAL = 0.2
-#: At so many guests, those whose loops were closed are cleared away.
+#: At this many callers, those whose loops were closed are forgotten.
 _SWEEP_AT = 64
 
 
 class _Call(Generic[_T]):
-    """One call on its way: made on the guest's loop, run on the home loop."""
+    """One call: made on the caller's loop, run on the owning loop."""
 
     __slots__ = (
+        "caller",
         "cancelled",
         "context",
-        "error",
-        "finished",
         "give_back",
-        "guest",
-        "result",
+        "outcome",
         "start",
         "started",
         "waiter",
@@ -46,54 +55,59 @@ class _Call(Generic[_T]):
 
     def __init__(
         self,
-        guest: _Guest,
+        caller: _Caller,
         start: Callable[[], Awaitable[_T]],
         give_back: Callable[[_T], None] | None,
     ) -> None:
-        self.guest = guest
+        self.caller = caller
         self.start = start
         self.context = contextvars.copy_context()
-        #: What to do with a result that its caller was cancelled for; on any thread.
+        #: Takes a result whose caller was cancelled; on any thread.
         self.give_back = give_back
-        self.waiter: asyncio.Future[_T] = guest.loop.create_future()
-        #: The caller was cancelled.
+        #: What the caller awaits. Touched on the caller's loop only, or where that is closed.
+        self.waiter: asyncio.Future[_T] = caller.loop.create_future()
+        #: The caller was cancelled. Set on the owning loop.
         self.cancelled = False
-        #: It was begun at home. Set under the bridge's lock, and only while the bridge stands.
+        #: The work was begun, so that what it did is not known if its loop ends. Set under the
+        #: portal's lock.
         self.started = False
-        #: It has come to its end, and nothing more happens at home. Set under the bridge's lock.
-        self.finished = False
-        #: A task; or, where a task is not needed, the future that ``start()`` gave.
+        #: A task; or, where no task is needed, the future that ``start()`` gave. None before the
+        #: work is begun and after it has ended.
         self.work: asyncio.Future[_T] | None = None
-        self.error: BaseException | None = None
-        self.result: _T | None = None
+        #: Result and error, once: no more is done for the call then. Set under the portal's lock.
+        self.outcome: tuple[_T | None, BaseException | None] | None = None
 
 
-class _Guest:
-    """A loop that calls: its results, delivered with one wake-up for many."""
+class _Caller:
+    """A loop with calls under way; takes all results that are there with one wake-up."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, portal: Portal) -> None:
         self.loop = loop
         self._portal = portal
-        #: Calls without a result so far. Changed under the bridge's lock.
+        #: Calls whose results were not taken so far. Changed under the portal's lock.
         self.pending: set[_Call[Any]] = set()
+        #: Calls with an outcome, for :meth:`_deliver`.
         self._done: deque[_Call[Any]] = deque()
+        #: :meth:`_deliver` is scheduled, and has not begun to empty the queue.
         self._waking = False
         self._guard: asyncio.TimerHandle | None = None
 
     # On any thread
 
     def finish(self, call: _Call[Any]) -> None:
-        """A call is done: bring its result over."""
+        """Bring the outcome of a call to its loop."""
+        # First the queue, then the flag: _deliver() clears the flag before it looks at the queue,
+        # so a call is seen by the wake-up that is under way or causes another.
         self._done.append(call)
         if not self._waking:
             self._waking = True
             try:
                 self.loop.call_soon_threadsafe(self._deliver)
-            except RuntimeError:  # the guest's loop is closed: nobody waits any more
+            except RuntimeError:  # the caller's loop is closed: nobody waits any more
                 self._waking = False
                 self._take_done()
 
-    # On the guest's own loop; the first one also where the loop is closed
+    # On the caller's loop; the first one also on other threads once that is closed
 
     def _take_done(self) -> None:
         done = self._done
@@ -101,12 +115,13 @@ class _Guest:
             call = done.popleft()
             self._portal.leave(self, call)
             waiter = call.waiter
+            result, error = call.outcome or (None, None)
             if waiter.done() or self.loop.is_closed():
                 self._portal.give_back(call)
-            elif call.error is not None:
-                waiter.set_exception(call.error)
+            elif error is not None:
+                waiter.set_exception(error)
             else:
-                waiter.set_result(call.result)
+                waiter.set_result(result)
 
     def _deliver(self) -> None:
         self._waking = False
@@ -116,7 +131,7 @@ class _Guest:
             self._guard = None
 
     def watch(self) -> None:
-        """See to it that calls do not wait for ever, should one of the two sides just stop."""
+        """Look after the calls under way, should one of the two sides just stop."""
         if self._guard is None:
             self._guard = self.loop.call_later(_GUARD_INTERVAL, self._look)
 
@@ -133,39 +148,41 @@ class _Guest:
 
 
 class Portal:
-    """The way to one home loop, from all others.
+    """The way to one owning loop, from all others.
 
-    ``on_end`` is called when it is found that the home loop has ended: on any thread, without
-    locks, once. At most one of these happens to each call: it is done at home, or it is not begun
-    there and never will be.
+    Each call is either begun there at most once, or not begun there and never will be;
+    :class:`~channels_rabbitmq.errors.LoopEnded` says which. ``on_end`` is called when the owning
+    loop is found to have ended: on any thread, without locks, once.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_end: Callable[[], None]) -> None:
         self.loop = loop
         self._on_end = on_end
-        #: For what is decided once, by whichever thread comes first; held for moments only.
+        #: Guards what is decided once, by whichever thread comes first. Held for moments only:
+        #: nothing that is called under it waits or calls back.
         self._lock = threading.Lock()
-        #: The loops with calls under way.
-        self._guests: dict[asyncio.AbstractEventLoop, _Guest] = {}
+        #: The loops with calls under way. Changed under the lock.
+        self._callers: dict[asyncio.AbstractEventLoop, _Caller] = {}
         self._sweep_at = _SWEEP_AT
-        #: What the home loop is to do, in order.
+        #: What the owning loop is to do, in order.
         self._queue: deque[Callable[[], None]] = deque()
+        #: :meth:`_run_queue` is scheduled, and has not begun to empty the queue.
         self._waking = False
-        #: The home loop has ended: no call is begun any more.
+        #: No call is begun any more. Set under the lock, for good.
         self.ended = False
 
     def serves(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether a loop has calls under way; asked on that loop."""
-        return loop in self._guests and not self.ended
+        return loop in self._callers and not self.ended
 
-    # On a guest's loop
+    # On a caller's loop
 
     async def call(
         self,
         start: Callable[[], Awaitable[_T]],
         give_back: Callable[[_T], None] | None = None,
     ) -> _T:
-        """Run ``start()`` on the home loop, in the caller's context, and give its result.
+        """Run ``start()`` on the owning loop, in the caller's context, and return its result.
 
         Cancelling cancels it there. A result that crosses with the cancellation goes to
         ``give_back``, on any thread. Raises :class:`~channels_rabbitmq.errors.LoopEnded`.
@@ -181,8 +198,8 @@ class Portal:
                 self.give_back(call)
             raise
         finally:
-            # An exception has this frame in its traceback; without a way from here to the
-            # exception they are no cycle for the garbage collector.
+            # An exception has this frame in its traceback. Without these references from here to
+            # the exception there is no cycle, and it is freed without the garbage collector.
             del call, waiter
 
     def _enter(
@@ -193,50 +210,32 @@ class Portal:
     ) -> _Call[_T]:
         abandoned: list[_Call[Any]] = []
         with self._lock:
+            # end() sets the flag under this lock and then fails all calls that are pending, so
+            # no call can come in behind it and wait for ever.
             if self.ended:
                 raise LoopEnded(started=False)
-            guest = self._guests.get(loop)
-            if guest is None:
-                if len(self._guests) >= self._sweep_at:
+            caller = self._callers.get(loop)
+            if caller is None:
+                if len(self._callers) >= self._sweep_at:
                     abandoned = self._sweep()
-                guest = self._guests[loop] = _Guest(loop, self)
-            call = _Call(guest, start, give_back)
-            guest.pending.add(call)
-        guest.watch()
+                caller = self._callers[loop] = _Caller(loop, self)
+            call = _Call(caller, start, give_back)
+            caller.pending.add(call)
+        caller.watch()
         self.tell(self._start, call)
         for other in abandoned:
             self.tell(self._cancel, other)
         return call
 
-    def tell(self, callback: Callable[[_A], None], argument: _A) -> None:
-        """Run a callback on the home loop, after all that was asked for before; from any thread.
-
-        Nothing happens if the loop is closed.
-        """
-        self._queue.append(partial(callback, argument))
-        if not self._waking:
-            self._waking = True
-            try:
-                self.loop.call_soon_threadsafe(self._run_queue)
-            except RuntimeError:
-                self.end()
-
-    def leave(self, guest: _Guest, call: _Call[Any]) -> None:
-        """A call has its result."""
-        with self._lock:
-            guest.pending.discard(call)
-            if not guest.pending and self._guests.get(guest.loop) is guest:
-                del self._guests[guest.loop]
-
     def _sweep(self) -> list[_Call[Any]]:
         """Forget loops that were closed over their calls; give the calls. The lock is held."""
-        closed = [guest for loop, guest in self._guests.items() if loop.is_closed()]
-        for guest in closed:
-            del self._guests[guest.loop]
-        self._sweep_at = _SWEEP_AT + 2 * len(self._guests)
-        return [call for guest in closed for call in guest.pending]
+        closed = [caller for loop, caller in self._callers.items() if loop.is_closed()]
+        for caller in closed:
+            del self._callers[caller.loop]
+        self._sweep_at = _SWEEP_AT + 2 * len(self._callers)
+        return [call for caller in closed for call in caller.pending]
 
-    # On the home loop
+    # On the owning loop
 
     def _run_queue(self) -> None:
         self._waking = False
@@ -251,15 +250,19 @@ class Portal:
 
     def _start(self, call: _Call[Any]) -> None:
         with self._lock:
-            if call.finished:
-                return  # it failed, and is perhaps repeated elsewhere
+            if call.outcome is not None:
+                return  # it failed as the loop seemed to have ended, and is perhaps repeated
             call.started = True
-        call.work = call.context.run(asyncio.ensure_future, call.start())
+        try:
+            call.work = call.context.run(lambda: asyncio.ensure_future(call.start()))
+        except Exception as err:  # refused at once: the caller is to hear of it like of any other
+            call.work = self.loop.create_future()
+            call.work.set_exception(err)
         call.work.add_done_callback(partial(self._work_done, call))
 
     def _work_done(self, call: _Call[Any], work: asyncio.Future[Any]) -> None:
         if work.cancelled() and not call.cancelled:
-            # Nobody asked for that: the home loop is cancelling all that it has.
+            # Nobody asked for that: the loop is cancelling all tasks that it has.
             self.end()
         else:
             self._finish(call)
@@ -268,64 +271,91 @@ class Portal:
         call.cancelled = True
         if call.work is not None:
             call.work.cancel()
-        elif call.finished:
+        elif call.outcome is not None:
             self._drop(call)
 
     # On any thread
 
+    def tell(self, callback: Callable[[_A], None], argument: _A) -> None:
+        """Run a callback on the owning loop, after all that was asked for before.
+
+        Nothing happens if the loop is closed.
+        """
+        # First the queue, then the flag, as in _Caller.finish().
+        self._queue.append(partial(callback, argument))
+        if not self._waking:
+            self._waking = True
+            try:
+                self.loop.call_soon_threadsafe(self._run_queue)
+            except RuntimeError:
+                self.end()
+
+    def leave(self, caller: _Caller, call: _Call[Any]) -> None:
+        """Forget a call whose outcome was taken."""
+        with self._lock:
+            caller.pending.discard(call)
+            if not caller.pending and self._callers.get(caller.loop) is caller:
+                del self._callers[caller.loop]
+
     def give_back(self, call: _Call[Any]) -> None:
-        """Nobody takes the result of a call any more. It is given back once."""
+        """Give the result of a call back, once: nobody takes it any more."""
         with self._lock:
             give_back, call.give_back = call.give_back, None
-        if call.error is None and give_back is not None:
-            give_back(call.result)
+        result, error = call.outcome or (None, None)
+        if error is None and give_back is not None:
+            give_back(result)
 
     def _finish(self, call: _Call[Any]) -> None:
-        """A call ends as its work did; or without an end to that, as home has ended."""
-        error: BaseException | None = LoopEnded(call.started)
-        result = None
-        work = call.work
-        if work is not None and work.done() and not work.cancelled():
-            error = work.exception()
-            result = None if error is not None else work.result()
+        """Settle the outcome of a call: its work's, or LoopEnded if that has none.
+
+        The owning loop comes here as work ends; :meth:`end` does on any thread, and perhaps while
+        the loop is about to do so too. Whoever has the lock first settles it.
+        """
         with self._lock:
-            if call.finished:
+            if call.outcome is not None:
                 return
-            call.error, call.result = error, result
-            call.finished = True
-        call.work = None
+            work = call.work
+            if work is None or not work.done() or work.cancelled():
+                # `started` is read under the lock: from here on _start() does not begin it.
+                call.outcome = None, LoopEnded(call.started)
+            elif (error := work.exception()) is not None:
+                call.outcome = None, error
+            else:
+                call.outcome = work.result(), None
+            call.work = None
         if call.cancelled:
-            self._drop(call)  # its loop may have no turn left to take it
+            self._drop(call)  # the caller's loop may have no turn left to take it
         else:
-            call.guest.finish(call)
+            call.caller.finish(call)
 
     def _drop(self, call: _Call[Any]) -> None:
-        """The caller of a finished call has left."""
+        """Forget a call with an outcome, whose caller has left."""
         self.give_back(call)
-        self.leave(call.guest, call)
+        self.leave(call.caller, call)
 
     def end_if_idle(self) -> bool:
-        """End, unless calls are under way; whether it has ended."""
+        """End, unless calls are under way; return whether it has ended."""
         with self._lock:
-            self.ended = self.ended or not self._guests
+            self.ended = self.ended or not self._callers
             return self.ended
 
     def end(self) -> None:
-        """The home loop has ended: calls fail with :class:`~channels_rabbitmq.errors.LoopEnded`.
+        """Fail calls with :class:`~channels_rabbitmq.errors.LoopEnded`: the owning loop has ended.
 
-        But for those that wait for a future: while the loop has turns left, that gets its answer,
-        from RabbitMQ or as the connection closes.
+        A call that waits for a mere future goes on while the loop has turns left: a loop that
+        ends cancels its tasks, but not its futures. A publish then has its answer from RabbitMQ,
+        or as the connection closes, which is more than LoopEnded could tell.
         """
         with self._lock:
             first, self.ended = not self.ended, True
-            calls = [call for guest in self._guests.values() for call in guest.pending]
+            calls = [call for caller in self._callers.values() for call in caller.pending]
         if first:
             self._on_end()
         running = self.loop.is_running()
         for call in calls:
             work = call.work
             if work is None or isinstance(work, asyncio.Task) or not running:
-                # What was done, on a loop that stopped before it could say so, has its result.
+                # Work that ended as the loop stopped, ahead of its callback, has its result.
                 self._finish(call)
                 if work is not None:
                     # It may have begun too late for the loop to have cancelled it.

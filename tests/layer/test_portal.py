@@ -99,6 +99,17 @@ async def test_an_error_crosses(home: Owner) -> None:
         gc.enable()
 
 
+async def test_a_refusal_crosses(home: Owner) -> None:
+    """What is raised before there is anything to await reaches the caller as well."""
+
+    def refuse() -> Awaitable[None]:
+        raise ValueError("no such thing")
+
+    with pytest.raises(ValueError, match="no such thing"):
+        await home.portal.call(refuse)
+    assert await home.portal.call(lambda: give("the next")) == "the next"
+
+
 async def test_the_context_crosses(home: Owner) -> None:
     """A call sees the context variables of its caller, and changes none of them."""
 
