@@ -22,11 +22,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from devtools import environments
 from devtools.servers import ServerError
 
-from . import against, environments, machine
+from . import against, machine
 from .cases import CASES, FEW_PEERS, QUICK_PEERS, TARGETS, UNITS, Case
-from .peers import CAPACITY, PEERS, PREFETCH, Peer
+from .peers import CAPACITY, PEERS, PREFETCH, REQUIREMENTS, TOLD, Peer
 from .processes import LIMITS, WORKER, execute
 from .results import (
     LIMIT,
@@ -101,7 +102,9 @@ class Bench:
         print(f"Virtual environments: {', '.join(sorted(names))} ...", flush=True)
         with ThreadPoolExecutor() as pool:
             futures = {
-                name: pool.submit(environments.make, self.environments_directory, name)
+                name: pool.submit(
+                    environments.make, self.environments_directory, name, REQUIREMENTS[name]
+                )
                 for name in sorted(names)
             }
         for name, future in futures.items():
@@ -258,8 +261,11 @@ class Bench:
         facts |= {name: server.version for name, server in sorted(self.servers.items())}
         for name, environment in self.environments.items():
             if name != "charts":
-                versions = ", ".join(f"{p} {v}" for p, v in sorted(environment.versions.items()))
-                facts[f"packages of {name}"] = versions
+                versions = sorted(environment.versions.items())
+                told = ", ".join(
+                    f"{package} {v}" for package, v in versions if TOLD.fullmatch(package)
+                )
+                facts[f"packages of {name}"] = told
         facts["capacity"] = (
             f"{CAPACITY:,} messages stored for each layer that has such a setting; "
             f"local_capacity {PREFETCH:,}"

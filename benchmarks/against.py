@@ -16,9 +16,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from . import environments
+from devtools import environments
+
 from .cases import CASES, Case
-from .peers import PEERS
+from .peers import PEERS, REQUIREMENTS
 from .processes import WORKER, execute
 from .results import OURS, text_table
 from .servers import SERVERS
@@ -79,7 +80,9 @@ def compare(root: Path, revision: str, keys: Sequence[str], rounds: int, seconds
     if not cases:
         raise NotComparable(f"there is no case {' or '.join(keys)}; give whole names")
     peer = next(peer for peer in PEERS if peer.key == OURS)
-    environment = environments.make(root / ".bench" / "environments", "against")
+    environment = environments.make(
+        root / ".bench" / "environments", "against", REQUIREMENTS["against"]
+    )
     with tempfile.TemporaryDirectory() as temporary, SERVERS["RabbitMQ"]() as server:
         commit = unpack(root, revision, Path(temporary))
         trees = (root, Path(temporary))

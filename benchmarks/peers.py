@@ -6,16 +6,32 @@ as the layer allows, so that no workload measures a full queue. Expiry is each l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from devtools.broker import HOST
+from devtools.environments import ROOT
 
 CAPACITY = 100_000
 #: The most that AMQP's prefetch window allows.
 PREFETCH = 65535
 
 Config = dict[str, object]
+
+#: What is installed into each virtual environment.
+REQUIREMENTS: Mapping[str, Sequence[str]] = {
+    "ours": ["--editable", str(ROOT), "uvloop"],
+    # Revisions before carehare became an extra need it.
+    "against": ["--editable", str(ROOT), "carehare"],
+    "4.0.1": ["channels_rabbitmq==4.0.1"],
+    "channels_redis": ["channels_redis", "redis <8"],
+    "channels_postgres": ["channels_postgres"],
+    "channels-nats": ["channels-nats"],
+    "charts": ["matplotlib"],
+}
+#: Of these packages the results name the version.
+TOLD = re.compile("asgiref|carehare|channels.*|Django|msgpack|nats-py|pamqp|psycopg|redis|uvloop")
 
 
 @dataclass(frozen=True)
@@ -24,7 +40,7 @@ class Peer:
 
     key: str
     title: str
-    #: A name in ``environments.REQUIREMENTS``.
+    #: A name in ``REQUIREMENTS``.
     environment: str
     #: The dotted path of the layer's class.
     layer: str

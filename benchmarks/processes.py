@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from . import environments
+from devtools import environments
 
 WORKER = Path(__file__).with_name("worker.py")
 LIMITS = Path(__file__).with_name("limits.py")

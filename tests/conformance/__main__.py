@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import json
 import os
 import subprocess
@@ -19,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from devtools import environments
 from devtools.broker import BrokerError, find_scripts
 from devtools.servers import PostgresServer, RedisServer, ServerError
 from tests.conformance.layers import OURS, SUBJECTS
@@ -63,29 +63,6 @@ def say(text: str) -> None:
     print(f"==> {text}", flush=True)
 
 
-def clean_environ() -> dict[str, str]:
-    """Our environment variables, less those that change what a Python program imports."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-
-
-def make_environment(requirements: Sequence[str]) -> Path:
-    """The interpreter of a virtual environment that has these packages; made once and kept."""
-    wanted = [*requirements, *TOOLS]
-    mark = hashlib.sha256("\n".join([sys.version, *wanted]).encode()).hexdigest()[:10]
-    directory = BUILD / f"venv-{mark}"
-    python = directory / "bin" / "python"
-    made = directory / "made"
-    if not made.exists():
-        say(f"Installing {', '.join(requirements)} in {directory.relative_to(ROOT)}")
-        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-        for command in ([sys.executable, "-m", "venv", "--clear", str(directory)], [*pip, *wanted]):
-            done = subprocess.run(command, env=clean_environ(), capture_output=True, text=True)
-            if done.returncode != 0:
-                raise Unable((done.stderr.strip().splitlines() or ["it cannot be installed"])[-1])
-        made.touch()
-    return python
-
-
 @contextlib.contextmanager
 def running(kind: str | None) -> Iterator[dict[str, str]]:
     """Run the server that a layer needs; gives its name and version, and the variable for it."""
@@ -121,7 +98,13 @@ def run(name: str) -> dict[str, Any]:
     subject = SUBJECTS[name]
     file = BUILD / f"{name}.json"
     ours = name == OURS
-    python = Path(sys.executable) if ours else make_environment(subject.requirements)
+    if ours:
+        python = Path(sys.executable)
+    else:
+        wanted = [*subject.requirements, *TOOLS]
+        say(f"Virtual environment with {', '.join(subject.requirements)}")
+        package = subject.requirements[0].split()[0]
+        python = environments.make(BUILD / "environments", package, wanted).python
     command = [str(python), "-m", "pytest", "--layer", name, "--conformance-json", str(file)]
     command += ["-q", "--no-header", "--tb=no", "-r", "", "-p", "no:cacheprovider"]
     if not ours:
@@ -130,7 +113,7 @@ def run(name: str) -> dict[str, Any]:
 
     def run_tests(*tests: str) -> dict[str, Any]:
         file.unlink(missing_ok=True)
-        environ = (dict(os.environ) if ours else clean_environ()) | server
+        environ = (dict(os.environ) if ours else environments.clean_environ()) | server
         subprocess.run([*command, *tests], cwd=ROOT, env=environ, check=False)
         if not file.exists():
             raise Unable("pytest did not come to its end")
@@ -255,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 found[name] = json.loads(kept.read_text())
             else:
                 unable[name] = f"not run yet; leave out --only, or add --only {name}"
-        except (Unable, BrokerError) as error:
+        except (Unable, BrokerError, environments.EnvironmentFailed) as error:
             unable[name] = str(error)
     print()
     for name, layer in found.items():
