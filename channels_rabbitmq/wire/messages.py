@@ -1,20 +1,32 @@
 """Messages <-> bytes on the wire, without I/O.
 
-The body is one msgpack map: the message, and the key ``__asgi_channel__`` or ``__asgi_group__``
-that says whom it is for. Version 4.0.1 writes and reads the same.
+The body is one map: the message, and the key ``__asgi_channel__`` or ``__asgi_group__`` that says
+whom it is for. :func:`encode` and :func:`decode` write and read it as msgpack, as version 4.0.1
+does; :func:`encoder` and :func:`decoder` make the same of any other serializer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 import msgpack
 from channels.exceptions import MessageTooLarge
 
 #: A message, as the Channel Layer Specification has it: nested str-keyed dicts, lists, str,
 #: bytes, int (64 bits), float, bool and None.
-Message = dict[str, object]
+Message = dict[str, Any]
+
+#: A decoded body: CHANNEL_KEY or GROUP_KEY, the name of that channel or group, and the message.
+#: (A plain tuple, because one is made for each receiver of each message.)
+Envelope = tuple[str, str, Message]
+
+#: CHANNEL_KEY or GROUP_KEY, the name, the message, and the most bytes of a body -> the body.
+#: Raises TypeError or ValueError for a message that cannot be sent, and MessageTooLarge.
+Encode = Callable[[str, str, Mapping[str, Any], int], bytes]
+
+#: A body -> what is in it. Raises BadMessage if that is no message of ours.
+Decode = Callable[[bytes], Envelope]
 
 CHANNEL_KEY = "__asgi_channel__"
 GROUP_KEY = "__asgi_group__"
@@ -29,21 +41,53 @@ class BadMessage(ValueError):
     """Bytes from the network that are not a message of ours."""
 
 
-#: A decoded body: CHANNEL_KEY or GROUP_KEY, the name of that channel or group, and the message.
-#: (A plain tuple, because one is made for each receiver of each message.)
-Envelope = tuple[str, str, Message]
+def encoder(serialize: Callable[[Message], bytes]) -> Encode:
+    """Make the function that encodes with ``serialize``, and checks what all serializers share."""
+
+    def encode(kind: str, name: str, message: Mapping[str, Any], max_size: int) -> bytes:
+        if type(message) is not dict and not isinstance(message, Mapping):
+            raise TypeError(f"a message must be a dict, not {type(message).__name__}")
+        if CHANNEL_KEY in message or GROUP_KEY in message:
+            raise ValueError(f"a message must not have the keys {CHANNEL_KEY} and {GROUP_KEY}")
+        body = serialize({**message, kind: name})
+        if len(body) > max_size:
+            raise MessageTooLarge(
+                f"the message has {len(body)} bytes; max_message_size allows {max_size}"
+            )
+        return body
+
+    return encode
 
 
-def encode(kind: str, name: str, message: Mapping[str, object], max_size: int) -> bytes:
-    """The body for one message.
+def decoder(deserialize: Callable[[bytes], object], problem: str) -> Decode:
+    """Make the function that decodes with ``deserialize``; ``problem`` says where that raises."""
 
-    Raises :class:`TypeError` or :class:`ValueError` for a message that a receiver could not be
-    given, and :class:`channels.exceptions.MessageTooLarge` above ``max_size`` bytes.
-    """
-    if not isinstance(message, dict):
-        raise TypeError(f"a message must be a dict, not {type(message).__name__}")
-    if CHANNEL_KEY in message or GROUP_KEY in message:
-        raise ValueError(f"a message must not have the keys {CHANNEL_KEY} and {GROUP_KEY}")
+    def decode(body: bytes) -> Envelope:
+        try:
+            data = deserialize(body)
+        # Serializers raise many kinds of errors, and hostile bytes find them all.
+        except Exception as err:
+            raise BadMessage(f"{problem} {type(err).__name__}") from None
+        if not isinstance(data, dict):
+            raise BadMessage(f"not a dict but a {type(data).__name__}")
+        group = data.pop(GROUP_KEY, None)
+        channel = data.pop(CHANNEL_KEY, None)
+        if type(group) is str and channel is None:
+            return GROUP_KEY, group, data
+        if type(channel) is str and group is None:
+            return CHANNEL_KEY, channel, data
+        raise BadMessage(f"neither {CHANNEL_KEY} nor {GROUP_KEY} names a receiver")
+
+    return decode
+
+
+def is_flat(message: Message | None) -> bool:
+    """Whether nothing in a decoded message can be changed, so that ``copy()`` makes it private."""
+    return type(message) is dict and _SCALARS.issuperset(map(type, message.values()))
+
+
+def to_msgpack(message: Message) -> bytes:
+    """Serialize; raise TypeError or ValueError for what :func:`decode` could not read back."""
     nested = False
     for key, value in message.items():
         if type(key) is not str and not isinstance(key, str):
@@ -51,7 +95,7 @@ def encode(kind: str, name: str, message: Mapping[str, object], max_size: int) -
         if type(value) not in _SCALARS:
             nested = True
     try:
-        body: bytes = _packb({**message, kind: name})
+        body: bytes = _packb(message)
     except OverflowError:
         raise ValueError("a message has an int beyond 64 bits") from None
     except UnicodeEncodeError:
@@ -62,39 +106,12 @@ def encode(kind: str, name: str, message: Mapping[str, object], max_size: int) -
         raise ValueError(f"a message cannot be sent: {err}") from None
     if nested:
         _check_nested(body)
-    if len(body) > max_size:
-        raise MessageTooLarge(
-            f"the message has {len(body)} bytes; max_message_size allows {max_size}"
-        )
     return body
 
 
-def decode(body: bytes) -> Envelope:
-    """Read a body; raise :class:`BadMessage` if it is none of ours."""
-    try:
-        data = _unpackb(body)
-    # msgpack raises many kinds, and hostile bytes find them all.
-    except Exception as err:
-        raise BadMessage(f"not msgpack ({type(err).__name__})") from None
-    if type(data) is not dict:
-        raise BadMessage("not a msgpack map")
-    return open_envelope(data)
-
-
-def open_envelope(data: dict[str, object]) -> Envelope:
-    """Take the receiver's name out of a decoded map; raise :class:`BadMessage` without one."""
-    group = data.pop(GROUP_KEY, None)
-    channel = data.pop(CHANNEL_KEY, None)
-    if type(group) is str and channel is None:
-        return GROUP_KEY, group, data
-    if type(channel) is str and group is None:
-        return CHANNEL_KEY, channel, data
-    raise BadMessage(f"neither {CHANNEL_KEY} nor {GROUP_KEY} names a receiver")
-
-
-def is_flat(message: Message | None) -> bool:
-    """Whether nothing in a decoded message can be changed, so that ``copy()`` makes it private."""
-    return type(message) is dict and _SCALARS.issuperset(map(type, message.values()))
+#: msgpack, the form that version 4.0.1 has too.
+encode = encoder(to_msgpack)
+decode = decoder(_unpackb, "reading msgpack raised")
 
 
 def _refuse_key(key: object) -> NoReturn:

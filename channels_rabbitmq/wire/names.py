@@ -21,14 +21,17 @@ def require_channel(name: object) -> str:
     """Give the name back, or raise :class:`TypeError` if no channel can have it."""
     if isinstance(name, str) and len(name) <= MAX_LENGTH and _CHANNEL.fullmatch(name):
         return name
-    raise TypeError(f"a channel name must be {_ALLOWED}, with at most one '!'; {_found(name)}")
+    raise TypeError(
+        f"a channel name must be {_ALLOWED}, and at most one '!', which is not the first; "
+        f"this {_problem(name, _CHANNEL)}"
+    )
 
 
 def require_group(name: object) -> str:
     """Give the name back, or raise :class:`TypeError` if no group can have it."""
     if isinstance(name, str) and len(name) <= MAX_LENGTH and _GROUP.fullmatch(name):
         return name
-    raise TypeError(f"a group name must be {_ALLOWED}; {_found(name)}")
+    raise TypeError(f"a group name must be {_ALLOWED}; this {_problem(name, _GROUP)}")
 
 
 def group_key(prefix: str, group: str) -> str:
@@ -50,9 +53,14 @@ def random_name() -> str:
     return "".join(random.SystemRandom().choices(string.ascii_letters, k=12))
 
 
-def _found(name: object) -> str:
+def _problem(name: object, pattern: re.Pattern[str]) -> str:
+    """What is wrong with a name; of what it says, only the first character that is."""
     if not isinstance(name, str):
-        return f"this is a {type(name).__name__}"
+        return f"is a {type(name).__name__}"
+    if not name:
+        return "is empty"
     if len(name) > MAX_LENGTH:
-        return f"this has {len(name)} characters"
-    return "this has others" if name else "this is empty"
+        return f"has {len(name)} characters"
+    matched = pattern.match(name)
+    place = matched.end() if matched else 0
+    return f"has {name[place]!r} as character {place + 1}"

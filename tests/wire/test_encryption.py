@@ -1,4 +1,4 @@
-"""`crypto`: what the cipher makes of a body, and what it says of one that it cannot read."""
+"""``wire.encryption``: what it makes of a body, and what it says of one that it cannot read."""
 
 from __future__ import annotations
 

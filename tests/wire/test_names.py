@@ -1,4 +1,4 @@
-"""``names``: what may be the name of a channel or a group."""
+"""``wire.names``: what may be the name of a channel or a group."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ import pytest
 from channels.layers import BaseChannelLayer
 from hypothesis import example, given
 
-from channels_rabbitmq.wire.names import MAX_LENGTH, random_name, require_channel, require_group
+from channels_rabbitmq.wire.names import (
+    MAX_LENGTH,
+    group_key,
+    is_channel_of,
+    random_name,
+    require_channel,
+    require_group,
+)
 
 ALLOWED = string.ascii_letters + string.digits + "-_."
 
@@ -68,13 +75,25 @@ def test_two_hundred_characters() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "a b", "a\n", "é", "a/b", "a:b", "!a", "a!b!c", "!", "\uff41"]
+    ("name", "problem"),
+    [
+        ("", "is empty"),
+        ("a b", "has ' ' as character 2"),
+        ("a\n", r"has '\n' as character 2"),
+        ("é", "has 'é' as character 1"),
+        ("a/b", "has '/' as character 2"),
+        ("a:b", "has ':' as character 2"),
+        ("!a", "has '!' as character 1"),
+        ("a!b!c", "has '!' as character 4"),
+        ("!", "has '!' as character 1"),
+        ("\uff41", "has '\uff41' as character 1"),
+    ],
 )
-def test_other_characters(name: str) -> None:
-    """Other characters are refused, without quoting them."""
+def test_other_characters(name: str, problem: str) -> None:
+    """Other characters are refused, and the first of them is told."""
     with pytest.raises(TypeError, match=r"must be a str of 1 to 200 ASCII letters") as caught:
         require_channel(name)
-    assert str(caught.value).endswith("this is empty" if not name else "this has others")
+    assert str(caught.value).endswith(f"; this {problem}")
     with pytest.raises(TypeError, match="must be"):
         require_group(name)
 
@@ -93,3 +112,16 @@ def test_random_names_differ() -> None:
     names = {random_name() for _ in range(1000)}
     assert len(names) == 1000
     assert all(require_group(name) for name in names)
+
+
+def test_group_keys() -> None:
+    """A prefix is set apart by a colon, which no name can have."""
+    assert group_key("", "room") == "room"
+    assert group_key("project", "room") == "project:room"
+
+
+def test_channels_of_a_queue() -> None:
+    """A channel belongs to the process whose queue's name it begins with, up to the mark."""
+    assert is_channel_of("channels_a", "channels_a!b")
+    for name in ("channels_a", "channels_ab!c", "channels_a!b!c", "channels_a!" + "b" * 200):
+        assert not is_channel_of("channels_a", name)

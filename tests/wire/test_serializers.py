@@ -1,4 +1,4 @@
-"""`codecs`: the serializers, encryption around them, and how they are chosen."""
+"""``wire.serializers``: the serializers, encryption around them, and how they are chosen."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ class TestClass:
     def test_round_trip(self) -> None:
         """The class gets the whole map, and gives it back."""
         made = codec(serializer_format=f"{__name__}.Pickled")
-        body = made.encode(GROUP_KEY, "g", {"a": {1, 2}}, MEGABYTE)  # type: ignore[dict-item]
+        body = made.encode(GROUP_KEY, "g", {"a": {1, 2}}, MEGABYTE)
         assert pickle.loads(body) == {"a": {1, 2}, GROUP_KEY: "g"}
         assert made.decode(body) == (GROUP_KEY, "g", {"a": {1, 2}})
 
