@@ -20,6 +20,11 @@
                                              also a channels.exceptions.ChannelFull
         NotAnswered                          flush(), group_add(), group_discard(): another process
                                              was silent; also a TimeoutError
+        BadMessage                           internal: bytes that are no message; logged
+            NotDecrypted                     encrypted with another key, or changed on the way
+            NotEncrypted                     in plain text, although keys are set
+        InvalidUrl                           internal: users see it as ImproperlyConfigured
+        InvalidTls                           internal: users see it as ImproperlyConfigured
         LoopEnded                            internal: never reaches users
         IllegalTransition                    a bug in this package; also a RuntimeError
 

@@ -384,7 +384,7 @@ def _endpoints(config: Mapping[str, object]) -> tuple[Endpoint, ...]:
             raise _wrong(name, url, "an AMQP URL (str)")
         try:
             endpoints.append(_endpoint(uri.parse(url), context, contexts))
-        except (uri.InvalidUri, tls.InvalidTls) as error:
+        except (uri.InvalidUrl, tls.InvalidTls) as error:
             raise ImproperlyConfigured(f"Option {name!r} cannot be used: {error}.") from error
     return tuple(endpoints)
 
@@ -396,7 +396,7 @@ def _endpoint(
 ) -> Endpoint:
     context = _context(parsed, ssl_context, contexts)
     if context is None and parsed.auth_mechanisms == ("EXTERNAL",):
-        raise uri.InvalidUri(
+        raise uri.InvalidUrl(
             "auth_mechanism=external needs TLS with a client certificate: an amqps:// URL with the "
             "parameters 'certfile' and 'keyfile', or the option 'ssl_context'"
         )
@@ -433,7 +433,7 @@ def _context(
         # Two sources for one thing: whichever won, somebody would trust the wrong certificates.
         clash = [name for name in parsed.tls_parameter_names if name in tls.CONTEXT_PARAMETERS]
         if clash:
-            raise uri.InvalidUri(
+            raise uri.InvalidUrl(
                 f"the URL has {', '.join(map(repr, clash))} although the option 'ssl_context' is "
                 "given; use one of them, or load the files into the context"
             )
@@ -442,12 +442,12 @@ def _context(
         if parsed.tls_parameter_names:
             names = ", ".join(map(repr, parsed.tls_parameter_names))
             # Left unsaid, the connection would be in clear text, against the writer's intention.
-            raise uri.InvalidUri(
+            raise uri.InvalidUrl(
                 f"the URL has {names} but no TLS; write amqps:// instead of amqp://"
             )
         return None
     if parsed.auth_mechanisms == ("EXTERNAL",) and parsed.tls_parameters.certfile is None:
-        raise uri.InvalidUri(
+        raise uri.InvalidUrl(
             "auth_mechanism=external needs a client certificate: the parameters 'certfile' and "
             "'keyfile', or the option 'ssl_context'"
         )

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from ..errors import RabbitmqError
+
 SNI_DISABLE: Final = "disable"
 """The ``server_name_indication`` that sends no name and checks none, as in Erlang's client."""
 
@@ -21,7 +23,7 @@ CONTEXT_PARAMETERS: Final = ("cacertfile", "certfile", "keyfile", "password", "v
 """Parameters that a ready-made context leaves no room for."""
 
 
-class InvalidTls(ValueError):
+class InvalidTls(RabbitmqError, ValueError):
     """TLS cannot be set up as asked. The text names parameter and file, never a passphrase."""
 
 

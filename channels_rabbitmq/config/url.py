@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
+from ..errors import RabbitmqError
 from .tls import TlsParameters
 
 DEFAULT_ADDRESS: Final = "127.0.0.1"
@@ -74,7 +75,7 @@ _NOT_IN_A_HOST: Final = re.compile(r"[\s\x00-\x1f\x7f-\x9f/?#@:\[\]%]")
 _NUMBER: Final = re.compile(r"[0-9]{1,9}")
 
 
-class InvalidUri(ValueError):
+class InvalidUrl(RabbitmqError, ValueError):
     """The URL, or one of its parameters, cannot be used. The text never quotes the URL."""
 
 
@@ -111,29 +112,29 @@ def parse(url: str) -> AmqpUri:
     """
     Read an AMQP URL, such as ``amqps://user:p%40ss@[::1]:5671/my%2Fvhost?heartbeat=20``.
 
-    Raises `InvalidUri`, which says what is wrong without quoting the URL.
+    Raises `InvalidUrl`, which says what is wrong without quoting the URL.
     """
     if _SPACE_OR_CONTROL.search(url):
-        raise InvalidUri(
+        raise InvalidUrl(
             "the URL has a space or a control character, which must be percent-encoded"
         )
     match = _URL.fullmatch(url)
     if match is None:
-        raise InvalidUri(
+        raise InvalidUrl(
             "a URL starts with amqp:// or amqps://, such as amqp://user:pass@host/vhost"
         )
     scheme = match["scheme"].lower()
     if scheme not in ("amqp", "amqps"):
-        raise InvalidUri("the URL's scheme must be amqp or amqps")
+        raise InvalidUrl("the URL's scheme must be amqp or amqps")
 
     authority, path, query = match["authority"], match["path"] or "", match["query"] or ""
     if "@" in path + query + (match["fragment"] or ""):
-        raise InvalidUri(
+        raise InvalidUrl(
             "the URL has an '@' after the host; percent-encode '/' (%2F), '?' (%3F) and '#' (%23) "
             "in the user name and password, and '@' (%40) in the virtual host and parameters"
         )
     if match["fragment"] is not None:
-        raise InvalidUri("the URL has a '#', which must be percent-encoded as %23")
+        raise InvalidUrl("the URL has a '#', which must be percent-encoded as %23")
 
     username, password, address = _credentials(authority)
     host, port = _host_and_port(address)
@@ -176,17 +177,17 @@ def parse(url: str) -> AmqpUri:
 def _decode(text: str, what: str) -> str:
     """Undo percent-encoding; the octets are UTF-8, and a NUL has no place in any part."""
     if _BAD_ESCAPE.search(text):
-        raise InvalidUri(
+        raise InvalidUrl(
             f"the URL's {what} has a '%' that starts no escape such as %2F; a '%' itself is %25"
         )
     try:
         decoded = unquote_to_bytes(text).decode()
     except UnicodeError:
         # The cause holds the text, which may be a password.
-        raise InvalidUri(f"the URL's {what} is not UTF-8 after percent-decoding") from None
+        raise InvalidUrl(f"the URL's {what} is not UTF-8 after percent-decoding") from None
     if "\0" in decoded:
         # It ends a field in SASL PLAIN (RFC 4616) and is not allowed in AMQP's short strings.
-        raise InvalidUri(f"the URL's {what} has a NUL character")
+        raise InvalidUrl(f"the URL's {what} has a NUL character")
     return decoded
 
 
@@ -206,10 +207,10 @@ def _credentials(authority: str) -> tuple[str, str, str]:
 def _host_and_port(address: str) -> tuple[str, int | None]:
     match = _HOST_AND_PORT.fullmatch(address)
     if match is None:
-        raise InvalidUri("the URL's host is not valid; an IPv6 address goes in brackets: [::1]")
+        raise InvalidUrl("the URL's host is not valid; an IPv6 address goes in brackets: [::1]")
     port = match["port"]
     if port and not (_NUMBER.fullmatch(port) and 1 <= int(port) <= 65535):
-        raise InvalidUri(
+        raise InvalidUrl(
             "the URL's port must be a number from 1 to 65535; "
             "an IPv6 address goes in brackets: [::1]"
         )
@@ -224,27 +225,27 @@ def _host(text: str) -> str:
         try:
             ipaddress.IPv6Address(host)
         except ValueError:
-            raise InvalidUri("the URL's host in brackets is not an IPv6 address") from None
+            raise InvalidUrl("the URL's host in brackets is not an IPv6 address") from None
         return host
     host = _decode(text, "host")
     try:
         # What getaddrinfo() will do, later and far from the one who wrote the URL.
         host.encode("idna")
     except UnicodeError:
-        raise InvalidUri("the URL's host is not a valid name") from None
+        raise InvalidUrl("the URL's host is not a valid name") from None
     if _NOT_IN_A_HOST.search(host):
-        raise InvalidUri("the URL's host is not a valid name")
+        raise InvalidUrl("the URL's host is not a valid name")
     return host
 
 
 def _virtual_host(path: str) -> str:
     name = path[1:]
     if "/" in name:
-        raise InvalidUri("a '/' in the URL's virtual host must be percent-encoded as %2F")
+        raise InvalidUrl("a '/' in the URL's virtual host must be percent-encoded as %2F")
     decoded = _decode(name, "virtual host") or "/"
     # AMQP 0-9-1's "path" domain, and its short strings.
     if len(decoded) > 127 or len(decoded.encode()) > 255:
-        raise InvalidUri("the URL's virtual host is longer than 127 characters or 255 bytes")
+        raise InvalidUrl("the URL's virtual host is longer than 127 characters or 255 bytes")
     return decoded
 
 
@@ -258,12 +259,12 @@ def _parameters(query: str) -> dict[str, tuple[str, ...]]:
         encoded_name, _, text = part.partition("=")
         name = _decode(encoded_name, "query")
         if name not in _PARAMETERS:
-            raise InvalidUri(_unknown_parameter(name, previous))
+            raise InvalidUrl(_unknown_parameter(name, previous))
         value = _decode(text, f"parameter {name!r}")
         if not value:
-            raise InvalidUri(f"the URL's parameter {name!r} has no value")
+            raise InvalidUrl(f"the URL's parameter {name!r} has no value")
         if name in found and name != "auth_mechanism":
-            raise InvalidUri(f"the URL has the parameter {name!r} twice")
+            raise InvalidUrl(f"the URL has the parameter {name!r} twice")
         found[name] = (*found.get(name, ()), value)
     return found
 
@@ -295,7 +296,7 @@ def _number(
     if text is None:
         return int(default)
     if not (_NUMBER.fullmatch(text) and least <= int(text) <= most):
-        raise InvalidUri(
+        raise InvalidUrl(
             f"the URL's parameter {name!r} must be a whole number of {unit} from {least} to {most}"
         )
     return int(text)
@@ -304,7 +305,7 @@ def _number(
 def _choice(parameters: dict[str, str], name: str, choices: tuple[str, ...]) -> str | None:
     text = parameters.get(name)
     if text is not None and text not in choices:
-        raise InvalidUri(f"the URL's parameter {name!r} must be {' or '.join(choices)}")
+        raise InvalidUrl(f"the URL's parameter {name!r} must be {' or '.join(choices)}")
     return text
 
 
@@ -313,7 +314,7 @@ def _auth_mechanisms(values: tuple[str, ...]) -> tuple[str, ...]:
         return DEFAULT_AUTH_MECHANISMS
     names = tuple(dict.fromkeys(value.upper() for value in values))
     if not set(names) <= set(_AUTH_MECHANISMS):
-        raise InvalidUri(
+        raise InvalidUrl(
             "the URL's parameter 'auth_mechanism' must be "
             + ", ".join(name.lower() for name in _AUTH_MECHANISMS[:-1])
             + f" or {_AUTH_MECHANISMS[-1].lower()}"

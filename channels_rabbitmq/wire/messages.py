@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 import msgpack
 from channels.exceptions import MessageTooLarge
 
+from ..errors import RabbitmqError
+
 #: A message, as the Channel Layer Specification has it: nested str-keyed dicts, lists, str,
 #: bytes, int (64 bits), float, bool and None.
 Message = dict[str, Any]
@@ -37,7 +39,7 @@ _packb = msgpack.packb
 _unpackb = msgpack.unpackb
 
 
-class BadMessage(ValueError):
+class BadMessage(RabbitmqError, ValueError):
     """Bytes from the network that are not a message of ours."""
 
 

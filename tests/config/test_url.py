@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from channels_rabbitmq.config.url import AmqpUri, InvalidUri, parse
+from channels_rabbitmq.config.url import AmqpUri, InvalidUrl, parse
 
 # The examples of the specification's appendix A, with our defaults where a component is absent.
 APPENDIX_A = [
@@ -59,9 +59,9 @@ def test_percent_encoded_parts_come_back_decoded(
 
 @given(st.text())
 def test_no_text_breaks_the_parser(text: str) -> None:
-    """Any string is either understood or refused as InvalidUri, never anything else."""
+    """Any string is either understood or refused as InvalidUrl, never anything else."""
     for url in (text, f"amqp://{text}", f"amqps://user:pass@host/{text}"):
-        with suppress(InvalidUri):
+        with suppress(InvalidUrl):
             parse(url)
 
 
@@ -70,14 +70,14 @@ def test_no_error_quotes_a_password(secret: str) -> None:
     """A password that is not encoded appears neither in the error nor in the result's repr."""
     try:
         shown = repr(parse(f"amqp://user:{secret}Zw9@host/vhost"))
-    except InvalidUri as error:
+    except InvalidUrl as error:
         shown = str(error)
     assert "Zw9" not in shown
 
 
 def test_a_passphrase_with_an_ampersand_is_not_quoted() -> None:
     """The rest of a passphrase that was not encoded is not shown as an unknown parameter."""
-    with pytest.raises(InvalidUri, match="after 'password'") as raised:
+    with pytest.raises(InvalidUrl, match="after 'password'") as raised:
         parse("amqps://host?certfile=c.pem&password=first&Zw9")
     assert "Zw9" not in str(raised.value)
 
@@ -159,7 +159,7 @@ def test_a_bare_at_sign_and_colon_in_the_password() -> None:
 )
 def test_unusable_urls_are_refused(url: str, says: str) -> None:
     """A URL that breaks the grammar is refused with what is wrong about it."""
-    with pytest.raises(InvalidUri) as raised:
+    with pytest.raises(InvalidUrl) as raised:
         parse(url)
     assert says in str(raised.value)
 
@@ -232,7 +232,7 @@ def test_heartbeat_zero_is_off() -> None:
 )
 def test_wrong_parameters_are_refused(query: str, says: str) -> None:
     """A parameter that is unknown or has a wrong value is refused by its name."""
-    with pytest.raises(InvalidUri) as raised:
+    with pytest.raises(InvalidUrl) as raised:
         parse(f"amqps://host/vhost?{query}")
     assert says in str(raised.value)
 
