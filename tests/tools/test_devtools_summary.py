@@ -2,71 +2,63 @@
 
 from __future__ import annotations
 
-import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from devtools.summary import Environment, main
+from devtools.summary import main
+
+PASSES = "def test_a(): pass\ndef test_b(): pass\n"
+SKIPS = "import pytest\ndef test_a(): pytest.skip()\ndef test_b(): pass\n"
+FAILS = """
+import pytest
+def test_a(): pass
+def test_b(): assert 0
+@pytest.fixture
+def broken(): assert 0
+def test_c(broken): pass
+"""
 
 
-def environment(success: bool, output: str, skipped: bool = False) -> Environment:
-    """What tox writes about one environment that ran one command."""
-    return {
-        "result": {"success": success, "duration": 2.0, "skipped": skipped},
-        "setup": [],
-        "test": [{"output": output, "err": "", "retcode": 0 if success else 1}],
-    }
+def report(directory: Path, number: int, tests: str) -> str:
+    """Run some tests as an environment does; the file that pytest writes about them."""
+    (directory / f"test_{number}.py").write_text(tests)
+    file = directory / f"environment{number}.xml"
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={file}"]
+    subprocess.run(
+        [sys.executable, *command, f"test_{number}.py"],
+        cwd=directory,
+        check=False,
+        capture_output=True,
+    )
+    return str(file)
 
 
 @pytest.mark.parametrize(
-    ("environments", "status", "last"),
+    ("tox", "environments", "status", "last"),
     [
-        (
-            {
-                "lint": environment(True, "All checks passed!"),
-                "py311": environment(True, "..\n==== 40 passed, 2 skipped in 2.20s ====\n"),
-                "py312": environment(True, "70 passed, 1 warning in 65.00s (0:01:05)\nTOTAL 97 %"),
-                "py313": {},
-            },
-            0,
-            "111 passed, 0 failed, 2 skipped",
-        ),
-        (
-            {"py311": environment(False, "1 failed, 3 passed, 2 errors in 0.10s\n")},
-            1,
-            "3 passed, 3 failed, 0 skipped",
-        ),
-        (
-            {"coverage": environment(False, "5 passed in 1.00s\nCoverage failure: 94 %")},
-            1,
-            "5 passed, 1 failed, 0 skipped",
-        ),
-        ({"lint": environment(False, "")}, 1, "0 passed, 1 failed, 0 skipped"),
-        ({"py310": environment(True, "", skipped=True)}, 1, "0 passed, 0 failed, 0 skipped"),
+        ("0", [PASSES, SKIPS], 0, "3 passed, 0 failed, 1 skipped"),
+        ("1", [PASSES, FAILS], 1, "3 passed, 2 failed, 0 skipped"),
+        # lint or coverage failed, or an environment could not be made
+        ("1", [PASSES], 1, "2 passed, 1 failed, 0 skipped"),
+        ("1", [], 1, "0 passed, 1 failed, 0 skipped"),
+        ("0", [], 1, "0 passed, 0 failed, 0 skipped"),
     ],
 )
 def test_last_line_and_status(
-    environments: dict[str, Environment],
+    tox: str,
+    environments: list[str],
     status: int,
     last: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The last line adds up all environments, and the status is 0 only if each one passed."""
-    (tmp_path / "tox.json").write_text(json.dumps({"testenvs": environments}))
+    files = [report(tmp_path, number, tests) for number, tests in enumerate(environments)]
 
-    assert main([str(tmp_path / "tox.json")]) == status
-    assert capsys.readouterr().out.splitlines()[-1] == last
-
-
-def test_output_of_a_failure_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What failed is shown with its output, what passed is not."""
-    environments = {"a": environment(False, "it broke"), "b": environment(True, "it went well")}
-    (tmp_path / "tox.json").write_text(json.dumps({"testenvs": environments}))
-
-    main([str(tmp_path / "tox.json")])
-
-    shown = capsys.readouterr().out
-    assert "a failed:\nit broke" in shown
-    assert "it went well" not in shown
+    assert main([tox, *files]) == status
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == last
+    assert len([line for line in lines if "environment" in line]) == len(environments)
