@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
 import struct
-from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from types import TracebackType
@@ -19,21 +16,20 @@ from typing import TYPE_CHECKING, TypedDict
 import pamqp.commands
 
 from .amqp import carehare
+from .amqp.calls import Calls
 from .amqp.channel import Channel
-from .amqp.connect import connect, resolve
+from .amqp.connect import connect
+from .amqp.endpoint import Endpoint
 from .amqp.frames import FRAME_OVERHEAD, NO_PROPERTIES, Method
-from .amqp.futures import follow, in_time
+from .amqp.futures import follow, without_result
 from .amqp.protocol import Protocol
-from .config.options import Endpoint
 from .consumer import Consumer
-from .errors import ChannelClosed, ConnectionClosed
+from .errors import ConnectionClosed
 
 if TYPE_CHECKING:
     from pamqp.common import Arguments, FieldTable
     from typing_extensions import Unpack
 
-#: Calls of users that run side by side, each on an AMQP channel of its own; more wait in line.
-MAX_CALL_CHANNELS = 16
 #: Exchanges whose publishing channel stays open; past it, idle ones are closed.
 MAX_PUBLISH_CHANNELS = 128
 
@@ -81,13 +77,12 @@ class Connection(carehare.Connection):
         self._address = address
         #: Set by ``connect``.
         self._engine: Protocol | None = None
-        #: The socket under the engine's transport. Set by ``connect``.
-        self._socket: socket.socket | None = None
         #: What :attr:`closed` gave out last.
         self._closed: asyncio.Future[None] | None = None
         #: One publishing channel for each exchange, so that errors stay with the exchange.
         self._publishers: dict[str, Channel] = {}
-        self._calls = _Calls(self)
+        #: Set by ``connect``.
+        self._calls: Calls | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._engine or self._endpoint}>"
@@ -111,47 +106,19 @@ class Connection(carehare.Connection):
 
     def cut(self) -> None:
         """Shut the socket down, whatever becomes of the event loop; from any thread."""
-        if self._socket is not None:
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+        if self._engine is not None:
+            self._engine.cut()
 
     def disown(self) -> None:
         """In a forked child: close its copy of the socket; the parent's goes on undisturbed."""
-        if self._socket is not None:
-            descriptor = self._socket.detach()
-            if descriptor >= 0:
-                os.close(descriptor)
+        if self._engine is not None:
+            self._engine.disown()
 
     async def connect(self) -> None:
-        """Connect and log in, within the endpoint's ``connect_timeout`` in all.
-
-        Raises :class:`OSError` (TLS included), :class:`asyncio.TimeoutError`,
-        :class:`.ConnectionClosedByServer` (wrong password, no such virtual host), or
-        :class:`.BadBytesFromServer`.
-        """
-        await in_time(self._connect(), self._endpoint.connect_timeout)
-
-    async def _connect(self) -> None:
-        loop = asyncio.get_running_loop()
-        endpoint = self._endpoint
-        protocol = self._engine = Protocol(endpoint, loop)
-        try:
-            address = self._address or (await resolve(endpoint.host, endpoint.port))[0]
-            self._socket = await connect(address, endpoint.port)
-            await loop.create_connection(
-                lambda: protocol,
-                sock=self._socket,
-                ssl=endpoint.tls,
-                # To asyncio, None would mean the address.
-                server_hostname=(endpoint.server_hostname or "") if endpoint.tls else None,
-            )
-            await asyncio.shield(protocol.opened)
-        except BaseException as err:
-            given_up = ConnectionClosed("connecting was given up")
-            protocol.abort(err if isinstance(err, Exception) else given_up)
-            if self._socket is not None and not protocol.connected:
-                self._socket.close()
-            raise
+        """Connect and log in; see :func:`.amqp.connect.connect`."""
+        self._engine = Protocol(self._endpoint, asyncio.get_running_loop())
+        self._calls = Calls(self._engine)
+        await connect(self._engine, self._address)
 
     async def __aenter__(self) -> Connection:
         await self.connect()
@@ -329,7 +296,7 @@ class Connection(carehare.Connection):
         channel = self._publishers.get(exchange_name)
         if channel is not None and channel.open:
             return channel
-        if len(self._publishers) >= self.share_of_channels(MAX_PUBLISH_CHANNELS):
+        if len(self._publishers) >= self.protocol.share_of_channels(MAX_PUBLISH_CHANNELS):
             for name, idle in list(self._publishers.items()):
                 if not idle.busy:
                     del self._publishers[name]
@@ -338,17 +305,15 @@ class Connection(carehare.Connection):
         self._publishers[exchange_name] = channel
         return channel
 
-    def share_of_channels(self, wanted: int) -> int:
-        """So many of the connection's channels, where it may have few."""
-        return min(wanted, self.protocol.channel_max // 4)
-
     def _start_call(self, make: Callable[[], Method]) -> asyncio.Future[None]:
         """Start an operation on a queue or an exchange."""
         with _plain_errors("the operation"):
             method = make()
             size = _METHOD_ID_SIZE + len(method.marshal())
         self._require_fits("the operation", size)
-        return self._calls.run(method)
+        if self._calls is None:
+            raise ConnectionClosed("the connection is not connected yet")
+        return without_result(self._calls.run(method))
 
     def _encode(self, properties: MessageProperties) -> bytes:
         """The properties as a content header has them."""
@@ -367,65 +332,6 @@ class Connection(carehare.Connection):
         """Raise unless a frame can hold so many bytes: RabbitMQ ends connections over it."""
         if size > self.protocol.frame_max - FRAME_OVERHEAD:
             raise ValueError(f"{what} must fit into {self.protocol.frame_max} bytes")
-
-
-class _Calls:
-    """Runs each call on an AMQP channel on which nothing else happens at the time.
-
-    So an error, which closes the channel, stays with its call. Channels are used again; past
-    ``MAX_CALL_CHANNELS`` calls wait in line, so that any number may be started at once.
-    """
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._idle: list[Channel] = []
-        self._in_use = 0
-        self._line: deque[tuple[Method, asyncio.Future[None]]] = deque()
-
-    def run(self, method: Method) -> asyncio.Future[None]:
-        """Start a call; the future is done once the server did it."""
-        future: asyncio.Future[None] = self._connection.protocol.loop.create_future()
-        self._line.append((method, future))
-        self._start()
-        return future
-
-    def _start(self) -> None:
-        most = self._connection.share_of_channels(MAX_CALL_CHANNELS)
-        while self._line and self._in_use < most:
-            method, future = self._line.popleft()
-            if future.done():
-                continue
-            try:
-                channel = self._idle_channel()
-            except (ConnectionClosed, ChannelClosed) as err:
-                future.set_exception(err)
-                continue
-            self._in_use += 1
-            channel.call(method).add_done_callback(self._finish(channel, future))
-
-    def _idle_channel(self) -> Channel:
-        while self._idle:
-            channel = self._idle.pop()
-            if channel.open:
-                return channel
-        return self._connection.protocol.open_channel()
-
-    def _finish(
-        self, channel: Channel, future: asyncio.Future[None]
-    ) -> Callable[[asyncio.Future[Method]], None]:
-        def finish(reply: asyncio.Future[Method]) -> None:
-            self._in_use -= 1
-            error = reply.exception()
-            if error is None:
-                self._idle.append(channel)
-            if not future.done():
-                if error is None:
-                    future.set_result(None)
-                else:
-                    future.set_exception(error)
-            self._start()
-
-        return finish
 
 
 def _require_short_string(argument: str, value: str) -> str:

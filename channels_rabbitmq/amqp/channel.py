@@ -9,8 +9,7 @@ from typing import Protocol
 
 import pamqp.commands
 
-from .acks import Acks
-from .confirms import Confirms
+from .acknowledgements import ConsumerAcks, PublisherConfirms
 from .errors import (
     BadBytesFromServer,
     ChannelClosed,
@@ -66,8 +65,8 @@ class Channel:
         self._on_closed = on_closed
         #: Calls that wait for their reply; None for one whose reply nobody waits for.
         self._replies: deque[asyncio.Future[Method] | None] = deque()
-        self.confirms = Confirms()
-        self._acks = Acks(number)
+        self.confirms = PublisherConfirms()
+        self._acks = ConsumerAcks(number)
         #: The delivery tag that came last. (A ``basic.get`` would count too; none is sent.)
         self._delivered = 0
         #: Mandatory publishes that may still be returned, by delivery tag.

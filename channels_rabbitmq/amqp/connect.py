@@ -1,4 +1,4 @@
-"""From a host name to the addresses behind it, and to a connected socket."""
+"""From an endpoint to an open connection: name, TCP, TLS and log-in within one time-out."""
 
 from __future__ import annotations
 
@@ -6,9 +6,50 @@ import asyncio
 import ipaddress
 import socket
 
+from .errors import ConnectionClosed
+from .protocol import Protocol
+
+__all__ = ["connect", "resolve"]
+
+
+async def connect(protocol: Protocol, address: str | None = None) -> None:
+    """Connect and log in, within the endpoint's ``connect_timeout`` in all.
+
+    ``address`` is one of the addresses of the endpoint's host, where that was resolved before. The
+    caller makes the protocol, so that it can :meth:`.Protocol.cut` it meanwhile.
+
+    Raises :class:`OSError` (TLS and :class:`TimeoutError` included),
+    :class:`.ConnectionClosedByServer` (wrong password, no such virtual host), or
+    :class:`.BadBytesFromServer`; no socket is left open then.
+    """
+    endpoint = protocol.endpoint
+    sock: socket.socket | None = None
+    try:
+        async with asyncio.timeout(endpoint.connect_timeout):
+            if address is None:
+                address = (await resolve(endpoint.host, endpoint.port))[0]
+            sock = _make_socket(address)
+            protocol.attach(sock)
+            await protocol.loop.sock_connect(sock, (address, endpoint.port))
+            await protocol.loop.create_connection(
+                lambda: protocol,
+                sock=sock,
+                ssl=endpoint.tls,
+                # To asyncio, None would mean the address.
+                server_hostname=(endpoint.server_hostname or "") if endpoint.tls else None,
+            )
+            await asyncio.shield(protocol.opened)
+    except BaseException as err:
+        given_up = ConnectionClosed("connecting was given up")
+        protocol.abort(err if isinstance(err, Exception) else given_up)
+        # A transport closes its socket itself, when the loop gets to it.
+        if sock is not None and not protocol.connected:
+            sock.close()
+        raise
+
 
 async def resolve(host: str, port: int) -> list[str]:
-    """Every IP address of a host, each once. Raises :class:`OSError` if there is none."""
+    """Look up every IP address of a host, each once. Raises :class:`OSError` if there is none."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -18,17 +59,11 @@ async def resolve(host: str, port: int) -> list[str]:
     return [host]
 
 
-async def connect(address: str, port: int) -> socket.socket:
-    """A socket connected to an IP address. Raises :class:`OSError`."""
+def _make_socket(address: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        sock.setblocking(False)
-        # asyncio does this for sockets that it makes itself: no waiting for the other side's
-        # TCP acknowledgement, which may take 40 ms.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await asyncio.get_running_loop().sock_connect(sock, (address, port))
-    except BaseException:
-        sock.close()
-        raise
+    sock.setblocking(False)
+    # asyncio sets this on sockets that it makes itself: do not wait for the other side's TCP
+    # acknowledgement, which may take 40 ms, before sending the next small segment.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock

@@ -46,6 +46,29 @@ def follow(future: asyncio.Future[T]) -> asyncio.Future[T]:
     return follower
 
 
+def without_result(future: asyncio.Future[Any]) -> asyncio.Future[None]:
+    """A future that ends as the given one does, without its result; cancelling it cancels both."""
+    outer: asyncio.Future[None] = future.get_loop().create_future()
+
+    def finish(done: asyncio.Future[Any]) -> None:
+        if outer.done():
+            retrieve(done)
+        elif done.cancelled():
+            outer.cancel()
+        elif (error := done.exception()) is not None:
+            outer.set_exception(error)
+        else:
+            outer.set_result(None)
+
+    def cancel(_: asyncio.Future[None]) -> None:
+        if outer.cancelled():
+            future.cancel()
+
+    future.add_done_callback(finish)
+    outer.add_done_callback(cancel)
+    return outer
+
+
 class Shared(Generic[T]):
     """A result that many wait for, each with a future of its own, which they may cancel."""
 

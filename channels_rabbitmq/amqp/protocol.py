@@ -7,17 +7,20 @@ https://www.rabbitmq.com/docs/heartbeats, https://www.rabbitmq.com/docs/connecti
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.metadata
 import logging
+import os
 import platform
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 import pamqp.commands
 import pamqp.encode
 
-from ..config.options import Endpoint
 from .channel import Channel, OnClosed, OnDelivery
+from .endpoint import Endpoint
 from .errors import (
     BadBytesFromServer,
     ChannelClosed,
@@ -36,7 +39,7 @@ from .frames import (
     encode_start_ok,
 )
 from .futures import retrieve
-from .state import Lifecycle, State
+from .state import CONNECTION_MOVES, ConnectionState, StateMachine
 
 if TYPE_CHECKING:
     from pamqp.common import FieldTable
@@ -77,8 +80,9 @@ class Protocol(asyncio.Protocol):
 
     def __init__(self, endpoint: Endpoint, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._endpoint = endpoint
-        self._lifecycle = Lifecycle("connection")
+        #: Where it connects to, and as whom.
+        self.endpoint = endpoint
+        self._state = StateMachine("connection", CONNECTION_MOVES, ConnectionState.CONNECTING)
         #: Done once the server accepted us; fails if it did not.
         self.opened: asyncio.Future[None] = loop.create_future()
         #: Done once the socket is closed; fails unless we closed it.
@@ -95,6 +99,8 @@ class Protocol(asyncio.Protocol):
         self._decoder = Decoder(self, FRAME_MAX)
         #: What the handshake brings next; None once it is over.
         self._expected: type[Method] | None = pamqp.commands.Connection.Start
+        #: The socket under the transport. Set by :meth:`attach`, before it is connected.
+        self._socket: socket.socket | None = None
         #: Set by ``connection_made``.
         self._transport: asyncio.Transport | None = None
         #: What goes to the socket at the end of this turn of the loop.
@@ -115,7 +121,7 @@ class Protocol(asyncio.Protocol):
 
     def __repr__(self) -> str:
         return (
-            f"<{type(self).__name__} {self._endpoint} {self._lifecycle.state.value}, "
+            f"<{type(self).__name__} {self.endpoint} {self._state.state.value}, "
             f"{len(self._channels)} channels>"
         )
 
@@ -124,7 +130,7 @@ class Protocol(asyncio.Protocol):
     @property
     def open(self) -> bool:
         """Whether channels may be opened and used."""
-        return self._lifecycle.state is State.READY
+        return self._state.state is ConnectionState.OPEN
 
     @property
     def connected(self) -> bool:
@@ -172,6 +178,10 @@ class Protocol(asyncio.Protocol):
         self._channels[number] = channel
         return channel
 
+    def share_of_channels(self, wanted: int) -> int:
+        """Cap ``wanted`` at a quarter of ``channel_max``, so that small limits are shared."""
+        return min(wanted, self.channel_max // 4)
+
     def forget(self, channel: Channel) -> None:
         """The channel's number is free again."""
         del self._channels[channel.number]
@@ -196,23 +206,43 @@ class Protocol(asyncio.Protocol):
 
     def close(self) -> None:
         """Start closing, as AMQP wants it; wait for :attr:`closed`. May be called again."""
-        if self._lifecycle.state is State.READY:
-            self._lifecycle.move(State.CLOSING)
+        if self._state.state is ConnectionState.OPEN:
+            self._state.move(ConnectionState.CLOSING)
             self._flush()  # acknowledgements too: what has none is delivered again
             self.write(encode_method(0, pamqp.commands.Connection.Close(200, "", 0, 0)))
             self._flush()
             self._limit_closing()
-        elif self._lifecycle.state is State.CONNECTING:
+        elif self._state.state is ConnectionState.CONNECTING:
             self.abort(ConnectionClosed("closed before it was open"))
 
     def abort(self, error: Exception | None = None) -> None:
         """Give the socket up, without a word to the server."""
-        if self.error is None and self._lifecycle.state is not State.CLOSING:
+        if self.error is None and self._state.state is not ConnectionState.CLOSING:
             self.error = error
         if self._transport is not None:
             self._transport.abort()
-        elif self._lifecycle.state is not State.CLOSED:
+        elif self._state.state is not ConnectionState.CLOSED:
             self.connection_lost(None)  # nobody else will say so
+
+    def attach(self, sock: socket.socket) -> None:
+        """Tell which socket :meth:`cut` and :meth:`disown` are to act on."""
+        self._socket = sock
+
+    def cut(self) -> None:
+        """Shut the socket down, whatever becomes of the event loop; from any thread.
+
+        A closed loop cannot close its transports, and the server must see the connection end.
+        """
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def disown(self) -> None:
+        """In a forked child: close its copy of the socket; the parent's goes on undisturbed."""
+        if self._socket is not None:
+            descriptor = self._socket.detach()
+            if descriptor >= 0:
+                os.close(descriptor)
 
     def _limit_closing(self) -> None:
         limit = CLOSE_TIMEOUT if self.blocked is None else CLOSE_TIMEOUT_BLOCKED
@@ -224,7 +254,7 @@ class Protocol(asyncio.Protocol):
         """The socket is connected (and TLS agreed): begin the handshake."""
         # uvloop's transports are none of asyncio's classes, so there is nothing to check.
         self._transport = cast("asyncio.Transport", transport)
-        if self._lifecycle.state is State.CLOSED:
+        if self._state.state is ConnectionState.CLOSED:
             self._transport.abort()  # given up while the socket was being connected
         else:
             self._transport.write(PROTOCOL_HEADER)
@@ -247,11 +277,11 @@ class Protocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed: everything that waits fails."""
-        if self._lifecycle.state is State.CLOSED:
+        if self._state.state is ConnectionState.CLOSED:
             return
-        if self.error is None and self._lifecycle.state is not State.CLOSING:
+        if self.error is None and self._state.state is not ConnectionState.CLOSING:
             self.error = exc or ConnectionResetError("RabbitMQ closed the socket without a word")
-        self._lifecycle.move(State.CLOSED)
+        self._state.move(ConnectionState.CLOSED)
         for timer in (self._heartbeat_timer, self._close_timer):
             if timer is not None:
                 timer.cancel()
@@ -315,13 +345,13 @@ class Protocol(asyncio.Protocol):
                 target.handle_method(method)
 
     def _handle_connection_method(self, method: Method) -> None:
-        closing = self._lifecycle.state in (State.CLOSING, State.CLOSED)
+        closing = self._state.state in (ConnectionState.CLOSING, ConnectionState.CLOSED)
         if isinstance(method, pamqp.commands.Connection.Close):
             self.write(encode_method(0, pamqp.commands.Connection.CloseOk()))
             self._flush()
             if not closing:
                 self.error = ConnectionClosedByServer(method.reply_code or 0, method.reply_text)
-                self._lifecycle.move(State.CLOSING)
+                self._state.move(ConnectionState.CLOSING)
                 self._limit_closing()
                 self._fail_channels()
             self._close_transport()
@@ -345,7 +375,7 @@ class Protocol(asyncio.Protocol):
             self._tune(method)
         else:
             self._expected = None
-            self._lifecycle.move(State.READY)
+            self._state.move(ConnectionState.OPEN)
             self.opened.set_result(None)
 
     def _close_transport(self) -> None:
@@ -356,7 +386,7 @@ class Protocol(asyncio.Protocol):
 
     def _start(self, start: pamqp.commands.Connection.Start) -> None:
         offered = str(start.mechanisms).split()
-        wanted = self._endpoint.auth_mechanisms
+        wanted = self.endpoint.auth_mechanisms
         mechanism = next((name for name in wanted if name in offered), None)
         if mechanism is None:
             self.abort(
@@ -375,7 +405,7 @@ class Protocol(asyncio.Protocol):
         self.write(encode_start_ok(properties, mechanism, self._credentials(mechanism)))
 
     def _credentials(self, mechanism: str) -> bytes:
-        user, password = self._endpoint.username, self._endpoint.password
+        user, password = self.endpoint.username, self.endpoint.password
         if mechanism == "PLAIN":
             return f"\0{user}\0{password}".encode()
         if mechanism == "AMQPLAIN":
@@ -383,18 +413,18 @@ class Protocol(asyncio.Protocol):
         return b""  # EXTERNAL: the client certificate says it
 
     def _tune(self, tune: pamqp.commands.Connection.Tune) -> None:
-        self.frame_max = _negotiate(tune.frame_max, self._endpoint.frame_max or FRAME_MAX)
+        self.frame_max = _negotiate(tune.frame_max, self.endpoint.frame_max or FRAME_MAX)
         if self.frame_max < FRAME_MIN_SIZE:
             raise BadBytesFromServer("frame_max is smaller than AMQP allows")
         self._decoder.frame_max = self.frame_max
-        self.channel_max = _negotiate(tune.channel_max, self._endpoint.channel_max or CHANNEL_MAX)
+        self.channel_max = _negotiate(tune.channel_max, self.endpoint.channel_max or CHANNEL_MAX)
         # Either side may turn heartbeats off, by 0.
-        seconds = min(tune.heartbeat or 0, self._endpoint.heartbeat)
+        seconds = min(tune.heartbeat or 0, self.endpoint.heartbeat)
         self.write(
             encode_method(
                 0, pamqp.commands.Connection.TuneOk(self.channel_max, self.frame_max, seconds)
             )
-            + encode_method(0, pamqp.commands.Connection.Open(self._endpoint.virtual_host))
+            + encode_method(0, pamqp.commands.Connection.Open(self.endpoint.virtual_host))
         )
         if seconds:
             self._heartbeat_timer = self.loop.call_later(seconds / 2, self._tick, seconds / 2)

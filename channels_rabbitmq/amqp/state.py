@@ -1,48 +1,70 @@
-"""The one lifecycle of whatever is connected: a state, the moves that are legal, one setter."""
+"""State machines as data: an enum of states, a table of legal moves, and one way to move.
+
+Everything that changes a state goes through :meth:`StateMachine.move`. The table of connections is
+here; roles above the engine have tables of their own beside their code.
+"""
 
 from __future__ import annotations
 
 import enum
 import logging
+from collections.abc import Collection, Mapping
+from typing import Generic, TypeVar
 
 from .errors import IllegalTransition
+
+__all__ = ["CONNECTION_MOVES", "ConnectionState", "StateMachine"]
+
+S = TypeVar("S", bound=enum.Enum)
 
 logger = logging.getLogger(__name__)
 
 
-class State(enum.Enum):
-    """Where a connection, or the link that keeps one alive, stands."""
+class StateMachine(Generic[S]):
+    """The state of one role, which changes along the role's table only."""
 
+    __slots__ = ("_moves", "_role", "state")
+
+    def __init__(self, role: str, moves: Mapping[S, Collection[S]], initial: S) -> None:
+        self._role = role
+        self._moves = moves
+        #: The present state. Read it anywhere; :meth:`move` alone sets it.
+        self.state = initial
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._role} {self.state.value}>"
+
+    def move(self, state: S) -> None:
+        """Enter ``state``; raise :class:`.IllegalTransition`, changing nothing, if it cannot be."""
+        if state not in self._moves[self.state]:
+            raise IllegalTransition(
+                f"{self._role}: cannot move from {self.state.value!r} to {state.value!r}"
+            )
+        logger.debug("%s: %s -> %s", self._role, self.state.value, state.value)
+        self.state = state
+
+
+class ConnectionState(enum.Enum):
+    """Where one connection to the server stands."""
+
+    #: From the making of the protocol to ``connection.open-ok``.
     CONNECTING = "connecting"
-    READY = "ready"
+    #: Channels may be opened.
+    OPEN = "open"
+    #: Either side sent ``connection.close``; nothing more is started.
     CLOSING = "closing"
+    #: The socket is closed. A new connection is a new object.
     CLOSED = "closed"
 
 
-#: From each state, the states that may follow. Only a link goes from READY back to CONNECTING.
-TRANSITIONS: dict[State, frozenset[State]] = {
-    State.CONNECTING: frozenset({State.READY, State.CLOSING, State.CLOSED}),
-    State.READY: frozenset({State.CONNECTING, State.CLOSING, State.CLOSED}),
-    State.CLOSING: frozenset({State.CLOSED}),
-    State.CLOSED: frozenset(),
+#: From each state of a connection, the states that may follow.
+CONNECTION_MOVES: Mapping[ConnectionState, Collection[ConnectionState]] = {
+    ConnectionState.CONNECTING: {
+        ConnectionState.OPEN,
+        ConnectionState.CLOSING,
+        ConnectionState.CLOSED,
+    },
+    ConnectionState.OPEN: {ConnectionState.CLOSING, ConnectionState.CLOSED},
+    ConnectionState.CLOSING: {ConnectionState.CLOSED},
+    ConnectionState.CLOSED: set(),
 }
-
-
-class Lifecycle:
-    """Holds a state and changes it along the table only."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._state = State.CONNECTING
-
-    @property
-    def state(self) -> State:
-        """The present state."""
-        return self._state
-
-    def move(self, state: State) -> None:
-        """Enter ``state``; raise :class:`IllegalTransition`, changing nothing, if it cannot be."""
-        if state not in TRANSITIONS[self._state]:
-            raise IllegalTransition(f"{self._name}: {self._state.value} -> {state.value}")
-        logger.debug("%s: %s -> %s", self._name, self._state.value, state.value)
-        self._state = state

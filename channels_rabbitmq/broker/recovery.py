@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import logging
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -15,9 +16,10 @@ from channels.exceptions import StopConsumer
 
 from ..amqp.channel import OnDelivery
 from ..amqp.connect import resolve
+from ..amqp.endpoint import Endpoint
 from ..amqp.futures import in_time
-from ..amqp.state import Lifecycle, State
-from ..config.options import Endpoint, Options
+from ..amqp.state import StateMachine
+from ..config.options import Options
 from ..connection import Connection
 from ..errors import CONNECTION_ERRORS, LoopEnded, describe
 from ..log import RateLimitedWarning
@@ -43,6 +45,24 @@ def delays(uniform: Callable[[float, float], float] = random.uniform) -> Iterato
     while True:
         yield delay * uniform(0.5, 1.0)
         delay = min(2 * delay, LONGEST_DELAY)
+
+
+class State(enum.Enum):
+    """Where recovery stands."""
+
+    CONNECTING = "connecting"
+    READY = "ready"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+#: From each state of recovery, the states that may follow.
+MOVES = {
+    State.CONNECTING: {State.READY, State.CLOSING, State.CLOSED},
+    State.READY: {State.CONNECTING, State.CLOSING, State.CLOSED},
+    State.CLOSING: {State.CLOSED},
+    State.CLOSED: set(),
+}
 
 
 class Recovery:
@@ -73,7 +93,7 @@ class Recovery:
         self._on_ready = on_ready
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
-        self._lifecycle = Lifecycle("link")
+        self._lifecycle = StateMachine("recovery", MOVES, State.CONNECTING)
         #: The live session; None unless READY.
         self.topology: Topology | None = None
         #: Done when a session is there, or fails once none will be; made anew when one ends.

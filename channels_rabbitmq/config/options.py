@@ -17,10 +17,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, TypedDict, TypeGuard
-from urllib.parse import quote
 
 from django.core.exceptions import ImproperlyConfigured
 
+from ..amqp.endpoint import Endpoint
 from . import hints as moving
 from . import tls
 from . import url as uri
@@ -95,42 +95,6 @@ class Config(OtherOptions, total=False):
     """Types of the options of ``CONFIG``, for annotations and for type checkers."""
 
     host: str | list[str] | tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """One way to reach RabbitMQ: where, as whom, and how. From one URL of ``host``."""
-
-    host: str
-    """Name or address; IPv6 without brackets. A name is resolved when a connection is made."""
-    port: int
-    username: str = field(repr=False)
-    password: str = field(repr=False)
-    virtual_host: str
-    tls: ssl.SSLContext | None
-    """``None`` means that everything travels in clear text."""
-    server_hostname: str | None
-    """
-    Name that TLS sends and checks: the URL's host unless ``server_name_indication`` says otherwise.
-
-    ``None`` without TLS, and where the URL disables it: asyncio then wants an empty string, since
-    ``None`` means the address to it.
-    """
-    heartbeat: int = uri.DEFAULT_HEARTBEAT
-    """Seconds to offer the server; 0 is none. The smaller of the two sides' values counts."""
-    connect_timeout: float = uri.DEFAULT_CONNECT_TIMEOUT
-    """Seconds for the whole way from the first packet to an open connection."""
-    auth_mechanisms: tuple[str, ...] = uri.DEFAULT_AUTH_MECHANISMS
-    """SASL mechanisms in order of preference, of ``PLAIN``, ``AMQPLAIN`` and ``EXTERNAL``."""
-    channel_max: int = 0
-    """Most AMQP channels to agree on; 0 takes the server's value."""
-    frame_max: int = 0
-    """Most bytes of a frame, all included, to agree on; 0 takes the server's value."""
-
-    def __str__(self) -> str:
-        """``host:port/vhost`` as a URL has it, for logs: no credentials, no control characters."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}/{quote(self.virtual_host, safe='')}"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The one lifecycle: every move that is legal, and every one that is not."""
+"""State machines: every move that a table has, and every one that it has not."""
 
 from __future__ import annotations
 
@@ -7,53 +7,51 @@ import logging
 
 import pytest
 
-from channels_rabbitmq.amqp.state import TRANSITIONS, IllegalTransition, Lifecycle, State
-
-#: How to come to each state.
-WAYS = {
-    State.CONNECTING: [],
-    State.READY: [State.READY],
-    State.CLOSING: [State.CLOSING],
-    State.CLOSED: [State.CLOSED],
-}
+from channels_rabbitmq.amqp.errors import IllegalTransition
+from channels_rabbitmq.amqp.state import CONNECTION_MOVES, ConnectionState, StateMachine
 
 
-def lifecycle_in(state: State) -> Lifecycle:
-    """A lifecycle in a state."""
-    lifecycle = Lifecycle("link")
-    for step in WAYS[state]:
-        lifecycle.move(step)
-    return lifecycle
+def machine(state: ConnectionState) -> StateMachine[ConnectionState]:
+    """A connection in a state."""
+    return StateMachine("connection", CONNECTION_MOVES, state)
 
 
-def test_begins_by_connecting() -> None:
-    """Whatever is connected begins by connecting."""
-    assert Lifecycle("link").state is State.CONNECTING
-
-
-@pytest.mark.parametrize(("start", "end"), list(itertools.product(State, State)))
-def test_moves(start: State, end: State) -> None:
-    """A move along the table changes the state; any other names both, and changes nothing."""
-    lifecycle = lifecycle_in(start)
-    if end in TRANSITIONS[start]:
-        lifecycle.move(end)
-        assert lifecycle.state is end
+@pytest.mark.parametrize(
+    ("start", "end"), list(itertools.product(ConnectionState, ConnectionState))
+)
+def test_moves(start: ConnectionState, end: ConnectionState) -> None:
+    """A legal move changes the state; any other names role, state and move, and changes nothing."""
+    connection = machine(start)
+    if end in CONNECTION_MOVES[start]:
+        connection.move(end)
+        assert connection.state is end
     else:
-        with pytest.raises(IllegalTransition, match=f"link: {start.value} -> {end.value}"):
-            lifecycle.move(end)
-        assert lifecycle.state is start
+        illegal = f"connection: cannot move from '{start.value}' to '{end.value}'"
+        with pytest.raises(IllegalTransition, match=illegal):
+            connection.move(end)
+        assert connection.state is start
 
 
-def test_table_is_complete() -> None:
+def test_table_of_connections_is_complete() -> None:
     """Every state is in the table, none follows itself, and nothing follows the end."""
-    assert set(TRANSITIONS) == set(State)
-    assert all(state not in following for state, following in TRANSITIONS.items())
-    assert not TRANSITIONS[State.CLOSED]
+    assert set(CONNECTION_MOVES) == set(ConnectionState)
+    assert all(state not in following for state, following in CONNECTION_MOVES.items())
+    assert not CONNECTION_MOVES[ConnectionState.CLOSED]
+
+
+def test_connection_never_opens_again() -> None:
+    """A connection that was open ends: another one is another object."""
+    assert ConnectionState.CONNECTING not in CONNECTION_MOVES[ConnectionState.OPEN]
 
 
 def test_moves_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     """Each move is one line at debug level."""
     with caplog.at_level(logging.DEBUG, "channels_rabbitmq.amqp.state"):
-        Lifecycle("connection").move(State.READY)
+        machine(ConnectionState.CONNECTING).move(ConnectionState.OPEN)
 
-    assert caplog.messages == ["connection: connecting -> ready"]
+    assert caplog.messages == ["connection: connecting -> open"]
+
+
+def test_repr() -> None:
+    """The role and its state are told."""
+    assert repr(machine(ConnectionState.CLOSING)) == "<StateMachine connection closing>"

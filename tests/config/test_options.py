@@ -11,8 +11,9 @@ import pytest
 import trustme
 from django.core.exceptions import ImproperlyConfigured
 
+from channels_rabbitmq.amqp.endpoint import Endpoint
 from channels_rabbitmq.config.hints import HINTS
-from channels_rabbitmq.config.options import DEFAULT_HOST, MEANINGS, Config, Endpoint, Options
+from channels_rabbitmq.config.options import DEFAULT_HOST, MEANINGS, Config, Options
 
 
 def options(**config: object) -> Options:

@@ -15,7 +15,7 @@ import pamqp.frame
 import pamqp.header
 import pamqp.heartbeat
 
-from channels_rabbitmq.config.options import Endpoint
+from channels_rabbitmq.amqp.endpoint import Endpoint
 from channels_rabbitmq.connection import Connection
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from channels_rabbitmq.config.options import Endpoint
+from channels_rabbitmq.amqp.endpoint import Endpoint
 from channels_rabbitmq.connection import Connection
 from channels_rabbitmq.errors import CONNECTION_ERRORS, describe
 from devtools.broker import Broker

@@ -17,7 +17,8 @@ from django.utils.module_loading import import_string
 from docutils import nodes
 
 from channels_rabbitmq import errors
-from channels_rabbitmq.amqp import protocol, state
+from channels_rabbitmq.amqp import protocol
+from channels_rabbitmq.broker import recovery
 from channels_rabbitmq.config import url
 from channels_rabbitmq.config.options import DEFAULT_HOST, MEANINGS, Options
 from channels_rabbitmq.core import RabbitmqChannelLayer
@@ -314,7 +315,7 @@ def test_lifecycle_is_documented() -> None:
     }
     assert documented == {
         state.value: {after.value for after in following}
-        for state, following in state.TRANSITIONS.items()
+        for state, following in recovery.MOVES.items()
     }
 
 
