@@ -32,6 +32,8 @@ PAGES = sorted(
     for pattern in ("*.rst", "docs/*.rst", "examples/**/*.rst")
     for path in ROOT.glob(pattern)
 )
+#: Where the package index, which shows the README without its files, finds those.
+REPOSITORY = "https://github.com/CJWorkbench/channels_rabbitmq/blob/main/"
 #: Literals that name a file or a directory of this repository.
 _PATH = re.compile(r"(docs|examples|ssl|devtools|tests|benchmarks|typings)/[\w./-]*")
 
@@ -59,10 +61,12 @@ def test_links_lead_somewhere(page: str) -> None:
     """Every file that a page links to is there, and has the section that is named."""
     broken = []
     for reference in read(page).findall(nodes.reference):
-        target = urlsplit(reference.get("refuri", ""))
+        uri = reference.get("refuri", "")
+        directory = ROOT if uri.startswith(REPOSITORY) else (ROOT / page).parent
+        target = urlsplit(uri.removeprefix(REPOSITORY))
         if target.scheme or not (target.path or target.fragment):
             continue
-        path = (ROOT / page).parent / target.path if target.path else ROOT / page
+        path = directory / target.path if target.path else ROOT / page
         if not path.exists():
             broken.append(target.geturl())
         elif target.fragment:
@@ -70,6 +74,12 @@ def test_links_lead_somewhere(page: str) -> None:
             if target.fragment not in linked.ids:
                 broken.append(target.geturl())
     assert not broken
+
+
+def test_links_work_on_the_package_index() -> None:
+    """The README's links are absolute, or lead to another section of it."""
+    for reference in read(README).findall(nodes.reference):
+        assert reference.get("refid") or urlsplit(reference["refuri"]).scheme == "https"
 
 
 @pytest.mark.parametrize("page", PAGES)
