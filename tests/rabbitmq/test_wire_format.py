@@ -168,6 +168,29 @@ async def test_publishing_a_job(layer: RabbitmqChannelLayer, page: str, name: st
             break
 
 
+async def test_a_worker_of_another_client(
+    layer: RabbitmqChannelLayer, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The README's worker, with aiormq, does the jobs that its example publishes, each once."""
+    work: Any = run_here(snippet(README, "readme-aiormq"), url)["work"]
+    order_thumbnail: Any = run(snippet(README, "readme-jobs"))["order_thumbnail"]
+    worker = asyncio.ensure_future(work())
+    printed: list[str] = []
+
+    def done() -> int:
+        printed.extend(capsys.readouterr().out.splitlines())
+        return len(printed)
+
+    try:
+        for name in ("a", "b", "c"):
+            await order_thumbnail(f"{name}.png")
+        await until(lambda: done() == 3)
+        assert printed == [f"Make a thumbnail of {name}.png" for name in ("a", "b", "c")]
+    finally:
+        worker.cancel()
+        await asyncio.wait({worker})
+
+
 async def test_a_worker(layer: RabbitmqChannelLayer) -> None:
     """The example's worker does a job, tells the group, and outlives its connection."""
     namespace = run(snippet("docs/jobs.rst", "jobs-consume"))
