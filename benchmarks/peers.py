@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from devtools.broker import HOST
 from devtools.environments import ROOT
+from devtools.process import HOST
 
 CAPACITY = 100_000
 #: The most that AMQP's prefetch window allows.

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from devtools import servers
-from devtools.broker import Broker, BrokerError
-from devtools.servers import NatsServer, PostgresServer, RedisServer, ServerError
+from devtools.broker import Broker
+from devtools.servers import NatsServer, PostgresServer, RedisServer
 
 
 @dataclass(frozen=True)
@@ -22,25 +22,20 @@ class Server:
 
 @contextlib.contextmanager
 def _rabbitmq() -> Iterator[Server]:
-    try:
-        broker = Broker.start()
-    except BrokerError as err:
-        raise ServerError(str(err)) from None
-    with broker:
+    with Broker.start() as broker:
         yield Server(broker.plain_port, broker.ctl("version").strip())
 
 
 @contextlib.contextmanager
 def _other(make: Callable[[], servers.Server]) -> Iterator[Server]:
-    server = make()
-    with server:
+    with make() as server:
         yield Server(server.port, server.version)
 
 
 #: By name, how to start each; it raises ``ServerError`` if it is not there or does not start.
 SERVERS: Mapping[str, Callable[[], contextlib.AbstractContextManager[Server]]] = {
     "RabbitMQ": _rabbitmq,
-    "Redis": partial(_other, RedisServer),
-    "PostgreSQL": partial(_other, PostgresServer),
-    "NATS": partial(_other, NatsServer),
+    "Redis": partial(_other, RedisServer.start),
+    "PostgreSQL": partial(_other, PostgresServer.start),
+    "NATS": partial(_other, NatsServer.start),
 }

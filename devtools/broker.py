@@ -22,14 +22,10 @@ The settings used here: https://www.rabbitmq.com/docs/configure
 from __future__ import annotations
 
 import argparse
-import atexit
 import base64
-import contextlib
-import functools
 import http.client
 import json
 import os
-import random
 import secrets
 import shutil
 import signal
@@ -37,14 +33,20 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from devtools.certs import make_certs
-
-HOST = "127.0.0.1"
+from devtools.process import (
+    HOST,
+    PrivateDirectory,
+    PrivateProcess,
+    ServerError,
+    accepts,
+    free_port,
+    has_ipv6,
+    last_lines,
+)
 
 #: Where packages put RabbitMQ's own scripts. Debian's ``/usr/sbin`` has a wrapper that insists on
 #: the system's account, so these are tried before ``PATH``.
@@ -54,19 +56,8 @@ SCRIPT_DIRECTORIES = (
     "/usr/local/opt/rabbitmq/sbin",
 )
 
-#: Ends what is named in DIRECTORY/*.pid (each leads a process group) and removes DIRECTORY, when
-#: told to by a line on its standard input or when that is closed because the Python process died,
-#: however it did.
-GUARD = """
-read -r _
-for file in "$1"/*.pid; do
-    [ -s "$file" ] && kill -KILL "-$(cat "$file")"
-done
-rm -rf "$1"
-""".strip()
 
-
-class BrokerError(Exception):
+class BrokerError(ServerError):
     """RabbitMQ is not installed, does not start, or refuses a command. The text says what to do."""
 
 
@@ -93,38 +84,33 @@ def find_scripts() -> Path:
     )
 
 
-class _PortTaken(BrokerError):
-    """Somebody else took a port between our finding it free and the node's using it."""
+class ErlangHost(PrivateProcess):
+    """What Erlang nodes stand on: a port mapper (epmd), a home directory and a cookie.
 
+    The port mapper that Erlang starts by itself would outlive the node.
+    """
 
-class _Ground:
-    """What one node, or all nodes of a cluster, stand on: directory, Erlang cookie, port mapper."""
+    name = "epmd"
+    error = BrokerError
+    ready_timeout = 10
 
     def __init__(self) -> None:
         self.scripts = find_scripts()
-        self.directory = Path(tempfile.mkdtemp(prefix="rabbitmq-private-"))
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        # Whoever made this object ends it, not a fork of that process that happens to exit first.
-        self._owner = os.getpid()
-        self._guard = subprocess.Popen(
-            ["sh", "-c", GUARD, "guard", str(self.directory)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            start_new_session=True,
-        )
-        atexit.register(self.close)
-        try:
-            home = self.directory / "home"
-            home.mkdir()
-            cookie = home / ".erlang.cookie"
-            cookie.write_text(secrets.token_hex(20))
-            cookie.chmod(0o400)
-            self.epmd_port = self._start_epmd()
-        except BaseException:
-            self.close()
-            raise
+        #: Its files, and those of the nodes.
+        self.ground = PrivateDirectory("rabbitmq")
+        super().__init__(self.ground, "epmd")
+        self.home = self.directory / "home"
+        self.home.mkdir()
+        cookie = self.home / ".erlang.cookie"
+        cookie.write_text(secrets.token_hex(20))
+        cookie.chmod(0o400)
+
+    @classmethod
+    def start(cls) -> ErlangHost:
+        """Start a port mapper on a port of its own, and return when it answers."""
+        host = cls()
+        host.launch_on_free_ports()
+        return host
 
     def environment(self) -> dict[str, str]:
         """Return what Erlang programs here are started with: nothing of the user's RabbitMQ."""
@@ -134,96 +120,53 @@ class _Ground:
             if not name.startswith(("RABBITMQ_", "ERL_", "NOTIFY_SOCKET"))
         }
         return inherited | {
-            "HOME": str(self.directory / "home"),
-            "ERL_EPMD_PORT": str(self.epmd_port),
+            "HOME": str(self.home),
+            "ERL_EPMD_PORT": str(self.port),
             "ERL_EPMD_ADDRESS": HOST,
             "ERL_CRASH_DUMP_SECONDS": "0",  # none: the log says what happened
             "ELIXIR_ERL_OPTIONS": "+fnu",  # file names are UTF-8: no warning about the locale
             "RABBITMQ_CONF_ENV_FILE": str(self.directory / "no-environment-file"),
         }
 
-    def spawn(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str]
-    ) -> subprocess.Popen[bytes]:
-        """Start *command* as the leader of a process group that the guard knows and ends."""
-        with (self.directory / f"{name}.out").open("ab") as output:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=dict(environment),
-                cwd=self.directory,
-                start_new_session=True,
-            )
-        (self.directory / f"{name}.pid").write_text(str(process.pid))
-        self._processes[name] = process
-        return process
+    def stop(self) -> None:
+        """End it and every node on it, and remove their files. Safe to call again."""
+        self.ground.close()
+        self._process = None
 
-    def end(self, name: str) -> None:
-        """End what ``spawn()`` started under *name*, with its children, at once."""
-        process = self._processes.pop(name)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        (self.directory / f"{name}.pid").unlink(missing_ok=True)
+    def _command(self) -> Sequence[str]:
+        return [_find_epmd(), "-port", str(self.port), "-address", HOST]
 
-    def close(self) -> None:
-        """End every process and remove the directory. Safe to call again."""
-        if self._owner != os.getpid():
-            return
-        atexit.unregister(self.close)
-        if self._guard.stdin is not None and not self._guard.stdin.closed:
-            with contextlib.suppress(BrokenPipeError):
-                self._guard.stdin.write(b"\n")
-                self._guard.stdin.flush()
-            self._guard.stdin.close()
-        self._guard.wait()
-        for process in self._processes.values():
-            process.wait()
-
-    def _start_epmd(self) -> int:
-        """Start a port mapper of our own: one that Erlang starts by itself outlives the node."""
-        program = _find_epmd()
-        for _ in range(5):
-            port = free_port()
-            environment = {"PATH": os.defpath, "HOME": str(self.directory)}
-            process = self.spawn(
-                "epmd", [program, "-port", str(port), "-address", HOST], environment
-            )
-            with contextlib.suppress(TimeoutError):
-                _wait_until(functools.partial(_accepts, port), 10, process)
-                return port
-            self.end("epmd")
-        raise BrokerError(
-            f"Erlang's port mapper does not start: {_tail(self.directory / 'epmd.out')}"
-        )
+    def _environment(self) -> Mapping[str, str]:
+        return {"PATH": os.defpath, "HOME": str(self.directory)}
 
 
-class Broker:
+class Broker(PrivateProcess):
     """One private RabbitMQ node, with user and password ``guest``. Made by ``start()``."""
 
+    name = "RabbitMQ"
+    error = BrokerError
+    ready_timeout = 90
+    stop_timeout = 30
+
     def __init__(
-        self, ground: _Ground, certs: Path | None, config: Mapping[str, str], management: bool
+        self, erlang: ErlangHost, certs: Path | None, config: Mapping[str, str], management: bool
     ) -> None:
-        self._ground = ground
+        self._name = f"node-{secrets.token_hex(4)}"
+        super().__init__(erlang.ground, self._name)
+        #: What it stands on, and other nodes of a cluster with it.
+        self.erlang = erlang
+        self._owns_erlang = False
         self._certs = certs
         self._config = dict(config)
-        self._name = f"node-{secrets.token_hex(4)}"
-        self._process: subprocess.Popen[bytes] | None = None
-        self._pid = 0
-        self.directory = ground.directory / self._name
-        self.directory.mkdir()
-        self._choose_ports(management)
-
-    def _choose_ports(self, management: bool) -> None:
-        #: Port for AMQP without TLS, on 127.0.0.1 and, where the machine has it, ::1.
-        self.plain_port = free_port()
+        self._management = management
+        self._erlang_pid = 0
+        #: Where its own files are.
+        self.files = erlang.directory / self._name
+        self.files.mkdir()
         #: Port for AMQP over TLS; None without certificates.
-        self.tls_port = None if self._certs is None else free_port()
+        self.tls_port: int | None = None
         #: Port of the management plugin's HTTP interface; None without it.
-        self.management_port = free_port() if management else None
-        self._distribution_port = free_port()
+        self.management_port: int | None = None
 
     @classmethod
     def start(
@@ -232,30 +175,38 @@ class Broker:
         certs: Path | None = None,
         config: Mapping[str, str] | None = None,
         management: bool = False,
-        ready_timeout: float = 90,
+        erlang: ErlangHost | None = None,
     ) -> Broker:
-        """Start a node and return it when it accepts connections, within *ready_timeout* seconds.
+        """Start a node and return it when it accepts connections.
 
         *certs* is a directory that ``make_certs()`` filled: it opens a TLS port, where a client's
         certificate is checked if there is one. *config* has lines of ``rabbitmq.conf``, which win
         over ours. *management* adds the management plugin, for ``api()``: it costs the node some
-        time on every event.
+        time on every event. *erlang*, that of another node, makes this one its neighbour, which
+        ``rabbitmqctl join_cluster`` can reach, and which ends with it at the latest.
 
         Raises ``BrokerError`` with the end of the node's log.
         """
-        ground = _Ground()
-        try:
-            broker = cls(ground, certs, config or {}, management)
-            broker._launch_on_free_ports(ready_timeout)
-        except BaseException:
-            ground.close()
-            raise
+        host = erlang or ErlangHost.start()
+        broker = cls(host, certs, config or {}, management)
+        broker._owns_erlang = erlang is None
+        broker.launch_on_free_ports()
         return broker
+
+    @property
+    def plain_port(self) -> int:
+        """Port for AMQP without TLS, on 127.0.0.1 and, where the machine has it, ::1."""
+        return self.port
+
+    @property
+    def node(self) -> str:
+        """The Erlang node's name."""
+        return f"{self._name}@localhost"
 
     @property
     def url(self) -> str:
         """The address for AMQP without TLS; it names no virtual host, which means ``/``."""
-        return f"amqp://guest:guest@{HOST}:{self.plain_port}"
+        return f"amqp://guest:guest@{HOST}:{self.port}"
 
     @property
     def tls_url(self) -> str:
@@ -267,9 +218,7 @@ class Broker:
     @property
     def pid(self) -> int:
         """Process id of the Erlang machine. Raises ``BrokerError`` when the node is not running."""
-        if self._process is None:
-            raise BrokerError("the broker is not running")
-        return self._pid
+        return self._erlang_pid or super().pid
 
     def ctl(self, *args: str, timeout: float = 60) -> str:
         """Run ``rabbitmqctl --silent ARGS`` against this node and return what it printed.
@@ -278,10 +227,7 @@ class Broker:
         Raises ``BrokerError`` when it fails, or takes more than *timeout* seconds.
         """
         command = [
-            str(self._ground.scripts / "rabbitmqctl"),
-            "--silent",
-            "--node",
-            self._node,
+            *(str(self.erlang.scripts / "rabbitmqctl"), "--silent", "--node", self.node),
             *args,
         ]
         try:
@@ -291,8 +237,8 @@ class Broker:
                 capture_output=True,
                 text=True,
                 encoding="utf-8",
-                env=self._ground.environment(),
-                cwd=self.directory,
+                env=self.erlang.environment(),
+                cwd=self.files,
                 timeout=timeout,
                 check=False,
             )
@@ -329,10 +275,9 @@ class Broker:
         decoded: object = json.loads(answer) if answer else None
         return decoded
 
-    def log(self, lines: int = 25) -> str:
-        """Return the last *lines* of what the node wrote to its log."""
-        before_logging = self._ground.directory / f"{self._name}.out"
-        return _tail(self.directory / "node.log", lines) or _tail(before_logging, lines)
+    def tail(self, lines: int = 20) -> str:
+        """The last *lines* of what the node wrote to its log."""
+        return last_lines(self.files / "node.log", lines) or super().tail(lines)
 
     def pause(self) -> None:
         """Freeze the node (SIGSTOP): connections stay open and nothing answers."""
@@ -342,107 +287,83 @@ class Broker:
         """Undo ``pause()``."""
         os.kill(self.pid, signal.SIGCONT)
 
+    def restart(self) -> None:
+        """Start again on the same ports with what was stored; a running node first ends cleanly."""
+        self.end()
+        self.launch()
+        self.wait_until_ready()
+
     def kill(self) -> None:
         """End the node without warning, as a crash does. ``restart()`` starts it again."""
-        if self._process is not None:
-            self._ground.end(self._name)
-            self._process = None
-
-    def restart(self, ready_timeout: float = 90) -> None:
-        """Start again on the same ports with what was stored; a running node first ends cleanly."""
-        if self._process is not None:
-            self.resume()
-            os.kill(self.pid, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(30)
-            self.kill()
-        self._launch(ready_timeout)
+        super().kill()
+        self._erlang_pid = 0
 
     def stop(self) -> None:
         """End the node and all that belongs to it, and remove its files. Safe to call again."""
-        self._ground.close()
-        self._process = None
+        if self.erlang.ground.is_ours:
+            self.kill()
+            if self._owns_erlang:
+                self.erlang.stop()
 
-    def __enter__(self) -> Broker:
-        return self
+    def wait_until_ready(self) -> None:
+        """Return once it accepts connections. Raises ``BrokerError`` with the log's errors."""
+        super().wait_until_ready()
+        self._erlang_pid = int((self.files / "erlang.pid").read_text())
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
+    def _choose_ports(self) -> None:
+        self.port = free_port()
+        self.tls_port = None if self._certs is None else free_port()
+        self.management_port = free_port() if self._management else None
+        self._distribution_port = free_port()
 
-    def __repr__(self) -> str:
-        state = "stopped" if self._process is None else f"pid {self._pid}"
-        return f"<Broker {HOST}:{self.plain_port} {state}>"
-
-    @property
-    def _node(self) -> str:
-        return f"{self._name}@localhost"
-
-    def _launch_on_free_ports(self, ready_timeout: float) -> None:
-        """Start; where somebody took a free port before the node did, try others."""
-        for _ in range(3):
-            try:
-                self._launch(ready_timeout)
-                return
-            except _PortTaken as error:
-                refused = error
-            self._choose_ports(self.management_port is not None)
-        raise refused
-
-    def _launch(self, ready_timeout: float) -> None:
-        directory = self.directory
-        (directory / "rabbitmq.conf").write_text(
+    def _command(self) -> Sequence[str]:
+        (self.files / "rabbitmq.conf").write_text(
             "".join(f"{key} = {value}\n" for key, value in self._settings())
         )
-        plugins = "[rabbitmq_management]." if self.management_port is not None else "[]."
-        (directory / "enabled_plugins").write_text(plugins)
-        environment = self._ground.environment() | {
-            "RABBITMQ_NODENAME": self._node,
+        plugins = "[rabbitmq_management]." if self._management else "[]."
+        (self.files / "enabled_plugins").write_text(plugins)
+        (self.files / "erlang.pid").unlink(missing_ok=True)
+        (self.files / "node.log").unlink(missing_ok=True)
+        return [str(self.erlang.scripts / "rabbitmq-server")]
+
+    def _environment(self) -> Mapping[str, str]:
+        files = self.files
+        return self.erlang.environment() | {
+            "RABBITMQ_NODENAME": self.node,
             "RABBITMQ_DIST_PORT": str(self._distribution_port),
-            "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq.conf"),
-            "RABBITMQ_ADVANCED_CONFIG_FILE": str(directory / "advanced.config"),
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "enabled_plugins"),
-            "RABBITMQ_SCHEMA_DIR": str(directory / "schema"),
-            "RABBITMQ_GENERATED_CONFIG_DIR": str(directory / "generated"),
-            "RABBITMQ_MNESIA_BASE": str(directory / "data"),
-            "RABBITMQ_LOG_BASE": str(directory),
-            "RABBITMQ_LOGS": str(directory / "node.log"),
-            "RABBITMQ_PID_FILE": str(directory / "erlang.pid"),
+            "RABBITMQ_CONFIG_FILE": str(files / "rabbitmq.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(files / "advanced.config"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(files / "enabled_plugins"),
+            "RABBITMQ_SCHEMA_DIR": str(files / "schema"),
+            "RABBITMQ_GENERATED_CONFIG_DIR": str(files / "generated"),
+            "RABBITMQ_MNESIA_BASE": str(files / "data"),
+            "RABBITMQ_LOG_BASE": str(files),
+            "RABBITMQ_LOGS": str(files / "node.log"),
+            "RABBITMQ_PID_FILE": str(files / "erlang.pid"),
             # Not bound to cores: several nodes, and their clients, share the machine.
             "RABBITMQ_SCHEDULER_BIND_TYPE": "u",
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
         }
-        (directory / "erlang.pid").unlink(missing_ok=True)
-        (directory / "node.log").unlink(missing_ok=True)
-        process = self._ground.spawn(
-            self._name, [str(self._ground.scripts / "rabbitmq-server")], environment
-        )
-        self._process = process
-        try:
-            _wait_until(self._is_ready, ready_timeout, process)
-            self._pid = int((directory / "erlang.pid").read_text())
-        except TimeoutError as error:
-            self.kill()
-            log = self.log(100_000)
-            kind = _PortTaken if "eaddrinuse" in log or " in use" in log else BrokerError
-            raise kind(f"RabbitMQ {error}. Of its log:\n{_gist(log)}") from error
-        except BaseException:
-            self.kill()
-            raise
+
+    def _cwd(self) -> Path:
+        return self.files
+
+    def _ask_to_end(self, process: subprocess.Popen[bytes]) -> None:
+        self.resume()
+        os.kill(self.pid, signal.SIGTERM)
+
+    def _told(self) -> str:
+        return f" Of its log:\n{_gist(self.tail(100_000))}"
 
     def _settings(self) -> Iterator[tuple[str, str]]:
         settings = {
-            "listeners.tcp.1": f"{HOST}:{self.plain_port}",
+            "listeners.tcp.1": f"{HOST}:{self.port}",
             "log.file.level": "info",
             # The default suits a machine of RabbitMQ's own: a nearly full disk must not block us.
             "disk_free_limit.absolute": "50MB",
         }
-        if _has_ipv6():
-            settings["listeners.tcp.2"] = f"::1:{self.plain_port}"
+        if has_ipv6():
+            settings["listeners.tcp.2"] = f"::1:{self.port}"
         if self.tls_port is not None and self._certs is not None:
             settings |= {
                 "listeners.ssl.1": f"{HOST}:{self.tls_port}",
@@ -452,7 +373,7 @@ class Broker:
                 "ssl_options.verify": "verify_peer",
                 "ssl_options.fail_if_no_peer_cert": "false",
             }
-            if _has_ipv6():
+            if has_ipv6():
                 settings["listeners.ssl.2"] = f"::1:{self.tls_port}"
         if self.management_port is not None:
             settings |= {
@@ -464,35 +385,7 @@ class Broker:
     def _is_ready(self) -> bool:
         """RabbitMQ opens its ports last, one after the other: all of them must answer."""
         others = [port for port in (self.tls_port, self.management_port) if port is not None]
-        return _speaks_amqp(self.plain_port) and all(_accepts(port) for port in others)
-
-
-def free_port() -> int:
-    """Return a loopback port that was free just now.
-
-    It lies below the range from which systems pick the local port of an outgoing connection. In
-    that range a client that tries to reach a stopped broker could be given the broker's port and
-    connect to itself.
-    """
-    families = [(socket.AF_INET, HOST)] + ([(socket.AF_INET6, "::1")] if _has_ipv6() else [])
-    for _ in range(200):
-        port = random.randint(20000, 32000)
-        with contextlib.suppress(OSError):
-            for family, host in families:
-                with socket.socket(family) as candidate:
-                    candidate.bind((host, port))
-            return port
-    raise BrokerError("no free port between 20000 and 32000")
-
-
-@functools.cache
-def _has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6) as candidate:
-            candidate.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
+        return _speaks_amqp(self.port) and all(accepts(port) for port in others)
 
 
 def _find_epmd() -> str:
@@ -517,14 +410,6 @@ def _find_epmd() -> str:
     raise BrokerError(f"Erlang in {asked.stdout} has no program 'epmd'")
 
 
-def _accepts(port: int) -> bool:
-    try:
-        socket.create_connection((HOST, port), timeout=1).close()
-    except OSError:
-        return False
-    return True
-
-
 def _speaks_amqp(port: int) -> bool:
     try:
         with socket.create_connection((HOST, port), timeout=5) as connection:
@@ -532,26 +417,6 @@ def _speaks_amqp(port: int) -> bool:
             return connection.recv(1) == b"\x01"  # a method frame: Connection.Start
     except OSError:
         return False
-
-
-def _wait_until(
-    condition: Callable[[], bool], timeout: float, process: subprocess.Popen[bytes]
-) -> None:
-    """Poll *condition*; ``TimeoutError`` says whether *process* ended or *timeout* passed."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if process.poll() is not None:
-            raise TimeoutError(f"ended with status {process.returncode} instead of starting")
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"was not ready after {timeout:g} s")
-        time.sleep(0.05)
-
-
-def _tail(file: Path, lines: int = 25) -> str:
-    try:
-        return "\n".join(file.read_text(errors="replace").splitlines()[-lines:])
-    except FileNotFoundError:
-        return ""
 
 
 def _gist(log: str, lines: int = 25) -> str:
@@ -566,9 +431,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m devtools.broker", description="A private RabbitMQ node."
     )
-    parser.add_argument(
-        "--tls", action="store_true", help="open a TLS port too, with throw-away certificates"
-    )
+    parser.add_argument("--tls", action="store_true", help="open a TLS port too")
     parser.add_argument(
         "command", nargs="*", metavar="COMMAND", help="run this; the default: serve until Ctrl-C"
     )
@@ -582,18 +445,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 variables = {"AMQP_URL": broker.url}
                 if certs is not None:
                     variables |= {"AMQPS_URL": broker.tls_url, "AMQP_CERTS": str(certs)}
-                if options.command:
-                    return subprocess.run(
-                        options.command, env=os.environ | variables, check=False
-                    ).returncode
-                for name, value in variables.items():
-                    print(f"{name}={value}", flush=True)
-                print("Ctrl-C ends it.", flush=True)
-                while True:
+                if not options.command:
+                    print(*(f"{name}={value}" for name, value in variables.items()), sep="\n")
+                    print("Ctrl-C ends it.", flush=True)
+                while not options.command:
                     signal.pause()
+                return subprocess.call(options.command, env=os.environ | variables)
     except KeyboardInterrupt:
         return 130
-    except (BrokerError, RuntimeError) as error:
+    except (ServerError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 1
 

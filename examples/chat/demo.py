@@ -33,8 +33,9 @@ try:
 except ImportError as error:
     sys.exit(f"{error}\nFirst: pip install -e . -r examples/chat/requirements.txt")
 
-from devtools.broker import Broker, BrokerError
-from examples.chat.servers import HOST, Server, ServerError, chat_servers
+from devtools.broker import Broker
+from devtools.process import HOST, ServerError
+from examples.chat.servers import Server, chat_servers
 
 Result = TypeVar("Result")
 
@@ -244,7 +245,7 @@ def main() -> int:
     stack = contextlib.ExitStack()
     try:
         return 0 if demonstrate(stack) else 1
-    except (DemoError, ServerError, BrokerError) as error:
+    except (DemoError, ServerError) as error:
         print(f"\n{error}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:

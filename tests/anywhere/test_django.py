@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from devtools.broker import free_port
+from devtools.process import free_port
 from tests.helpers.proxy import Proxy
 from tests.helpers.scripts import PROJECT, STRICT, started
 from tests.helpers.support import until

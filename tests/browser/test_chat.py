@@ -22,7 +22,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-from devtools.broker import Broker, free_port
+from devtools.broker import Broker
+from devtools.process import free_port
 from examples.chat.servers import Server, chat_servers
 
 # Browsers take their time on small machines, the first start above all.

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from devtools.broker import Broker, free_port
+from devtools.broker import Broker
+from devtools.process import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.timeout(180)

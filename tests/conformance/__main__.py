@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from devtools import environments
-from devtools.broker import BrokerError, find_scripts
-from devtools.servers import PostgresServer, RedisServer, ServerError
+from devtools.broker import find_scripts
+from devtools.process import ServerError
+from devtools.servers import PostgresServer, RedisServer, Server
 from tests.conformance.layers import OURS, SUBJECTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +29,7 @@ BUILD = ROOT / "build" / "conformance"
 TABLE = ROOT / "docs" / "conformance-table.inc"
 
 TOOLS = ("pytest >=8.2", "pytest-asyncio >=1.0", "pytest-timeout >=2.3")
-SERVERS = {
+SERVERS: Mapping[str, tuple[type[Server], str]] = {
     "redis": (RedisServer, "REDIS_URL"),
     "postgres": (PostgresServer, "POSTGRES_URL"),
 }
@@ -70,15 +71,8 @@ def running(kind: str | None) -> Iterator[dict[str, str]]:
         yield {}
         return
     make, variable = SERVERS[kind]
-    server = make()
-    try:
-        url = server.start()
-    except ServerError as error:
-        raise Unable(str(error)) from None
-    try:
-        yield {"name": server.name, "version": server.version, variable: url}
-    finally:
-        server.stop()
+    with make.start() as server:
+        yield {"name": server.name, "version": server.version, variable: server.url}
 
 
 def rabbitmq_version() -> str:
@@ -238,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 found[name] = json.loads(kept.read_text())
             else:
                 unable[name] = f"not run yet; leave out --only, or add --only {name}"
-        except (Unable, BrokerError, environments.EnvironmentFailed) as error:
+        except (Unable, ServerError, environments.EnvironmentFailed) as error:
             unable[name] = str(error)
     print()
     for name, layer in found.items():

@@ -11,7 +11,8 @@ import pytest
 from channels_rabbitmq.broker import recovery
 from channels_rabbitmq.core import RabbitmqChannelLayer
 from channels_rabbitmq.errors import NotConnected
-from devtools.broker import Broker, free_port
+from devtools.broker import Broker
+from devtools.process import free_port
 from tests.helpers.proxy import Proxy
 from tests.helpers.rabbit import MakeLayer
 from tests.helpers.support import until

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import ssl
 import subprocess
@@ -12,31 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from devtools.broker import Broker, BrokerError
+from devtools import broker as broker_module
+from devtools.broker import Broker, BrokerError, find_scripts
 from tests.helpers.support import until
-
-pytestmark = pytest.mark.slow
+from tests.tools.test_process import is_running
 
 #: Starts a broker, says where it is, and waits to be ended.
 HOLDER = """
 import signal, sys
 from devtools.broker import Broker
 broker = Broker.start()
-print(broker.pid, broker._ground.directory, flush=True)
+print(broker.pid, broker.erlang.pid, broker.directory, flush=True)
 signal.pause()
 """
-
-
-def is_running(pid: int) -> bool:
-    """Whether *pid* is a process that is not merely waiting to be reaped."""
-    try:
-        os.kill(pid, 0)
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except ProcessLookupError:
-        return False
-    except FileNotFoundError:
-        return not Path("/proc/self/stat").exists()  # a system without /proc: the signal has told
-    return state != "Z"
 
 
 def answers(port: int) -> bool:
@@ -82,6 +69,7 @@ def test_tls_port_verifies(broker: Broker, certs: Path) -> None:
             assert connection.recv(1) == b"\x01"
 
 
+@pytest.mark.slow
 async def test_pause_kill_and_restart() -> None:
     """A paused node is silent, a killed one gone, and it comes back on its port with its data."""
     with Broker.start() as node:
@@ -107,44 +95,39 @@ async def test_pause_kill_and_restart() -> None:
     assert not directory.exists()
 
 
+@pytest.mark.slow
 def test_wrong_setting_is_quoted() -> None:
     """A node that does not start raises with the part of its log that tells why."""
     with pytest.raises(BrokerError, match="unknown variable: no_such_setting"):
         Broker.start(config={"no_such_setting": "1"})
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-async def test_nothing_outlives_the_owner(how: signal.Signals) -> None:
-    """However the Python process ends, its node, port mapper and files go with it."""
+@pytest.mark.slow
+async def test_nothing_outlives_a_killed_owner() -> None:
+    """When the Python process is killed, its node, port mapper and files go with it."""
     with subprocess.Popen(  # noqa: ASYNC220  (nothing else runs in this loop)
         [sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as holder:
         assert holder.stdout is not None
-        pid, directory = holder.stdout.readline().split()
-        epmd = int((Path(directory) / "epmd.pid").read_text())
-        assert is_running(int(pid))
-        assert is_running(epmd)
-        holder.send_signal(how)
-
-    await until(lambda: not is_running(int(pid)))
-    await until(lambda: not is_running(epmd))
+        *pids, directory = holder.stdout.readline().split()
+        assert all(is_running(int(pid)) for pid in pids)
+        holder.kill()
+    for pid in pids:
+        await until(lambda pid=pid: not is_running(int(pid)))  # type: ignore[misc]
     await until(lambda: not Path(directory).exists())
 
 
-def test_fork_does_not_end_the_broker(broker: Broker) -> None:
-    """A fork of the owner that exits in the ordinary way, ``atexit`` included, leaves the node."""
-    script = """
-import os, sys
-from devtools.broker import Broker, _speaks_amqp
-with Broker.start() as broker:
-    if os.fork() == 0:
-        sys.exit()
-    os.wait()
-    sys.exit(0 if _speaks_amqp(broker.plain_port) else 1)
-"""
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+@pytest.mark.slow
+def test_two_nodes_of_one_host_reach_each_other() -> None:
+    """Nodes that share an Erlang host find each other, as those of a cluster do."""
+    with Broker.start() as one, Broker.start(erlang=one.erlang) as two:
+        assert one.plain_port != two.plain_port
+        assert "pong" in two.ctl("eval", f"net_adm:ping('{one.node}').")
+        two.stop()
+        assert one.ctl("list_vhosts", "name").splitlines() == ["/"]
 
 
+@pytest.mark.slow
 def test_command_line_runs_a_command(tmp_path: Path) -> None:
     """``python -m devtools.broker -- COMMAND`` gives it addresses and passes on its status."""
     script = (
@@ -166,3 +149,22 @@ def test_command_line_runs_a_command(tmp_path: Path) -> None:
     assert plain.startswith("amqp://")
     assert tls.startswith("amqps://")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_log_is_told_by_its_errors() -> None:
+    """The first errors are quoted, not the pages of stopping after them; else the log's end."""
+    log = "\n".join(["[info] starting", "[error] a wrong setting", *["[info] stopping"] * 50])
+    assert broker_module._gist(log) == "[error] a wrong setting"
+    assert broker_module._gist("one\ntwo\nthree", 2) == "two\nthree"
+
+
+def test_missing_rabbitmq_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A RABBITMQ_SERVER that is no program is named; without any, what to install is said."""
+    monkeypatch.setenv("RABBITMQ_SERVER", "/nowhere/rabbitmq-server")
+    with pytest.raises(BrokerError, match="RABBITMQ_SERVER is '/nowhere"):
+        find_scripts()
+    monkeypatch.delenv("RABBITMQ_SERVER")
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(broker_module, "SCRIPT_DIRECTORIES", ())
+    with pytest.raises(BrokerError, match="install the package 'rabbitmq-server'"):
+        find_scripts()
