@@ -280,7 +280,7 @@ def _logged() -> Iterator[tuple[str, str]]:
                 continue
             called = ast.unparse(node.func)
             method = called.rpartition(".")[2]
-            if called.startswith("logger.") and method in ("info", "warning", "exception"):
+            if called.startswith("logger.") and method in ("info", "warning", "error", "exception"):
                 level = {"exception": "ERROR"}.get(method, method.upper())
             elif method == "warn" or method.startswith("_warn"):
                 level = "WARNING"
