@@ -1,4 +1,4 @@
-"""Warnings that may come thousands of times a second, said a few times a minute."""
+"""Warnings at a limited rate: what may come thousands of times a second is logged rarely."""
 
 from __future__ import annotations
 

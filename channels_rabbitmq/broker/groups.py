@@ -1,4 +1,4 @@
-"""Which channels of the process are in which groups, on one event loop, and the bindings for it."""
+"""Joining and leaving groups on one event loop, with the bindings that this takes."""
 
 from __future__ import annotations
 
@@ -6,21 +6,29 @@ import asyncio
 import logging
 from collections.abc import Iterator
 
-from ..amqp.futures import Deadlines, in_time
+from ..amqp.futures import Deadlines
 from ..config.options import Options
-from ..errors import ChannelClosed, ChannelClosedByServer, ConnectionClosed, LoopEnded
+from ..errors import AmqpError, LoopEnded
+from ..local.background import Background
 from ..local.state import LocalState
 from ..log import RateLimitedWarning
 from ..wire.names import group_key
 from .recovery import Recovery
+from .topology import Topology
 
 logger = logging.getLogger(__name__)
+
+#: Memberships past ``group_expiry`` are ended at most once in so many seconds.
+_EXPIRY_PRECISION = 0.25
 
 
 class Groups:
     """Joins and leaves groups. The queue is bound for a group while it has a member here.
 
-    Who is a member is kept in ``memory``, which outlives this.
+    Who is a member is decided in ``state``, which outlives this; here is what RabbitMQ is told of
+    it. A routing key that is bound without a member does no harm and is unbound by the next
+    topology at the latest; a member without a binding would miss messages. So the member comes
+    first, and whoever takes the last one out unbinds.
     """
 
     def __init__(
@@ -32,22 +40,22 @@ class Groups:
     ) -> None:
         self._options = options
         self._mailboxes = state.mailboxes
-        self._joins = state.joins
+        self._memberships = state.memberships
         self._recovery = recovery
         self._loop = loop
-        #: Groups that no :meth:`add` has returned for yet, with the calls that wait.
-        self._joining: dict[tuple[str, str], set[object]] = {}
-        #: Another loop has taken over.
+        #: Another loop has taken over: what is waited for here is to be asked for there.
         self._retired = False
         #: For those who wait for a binding.
         self._deadlines = Deadlines(loop, options.send_timeout)
-        self._expiry_timer: asyncio.TimerHandle | None = None
+        self._timers = Background(loop)
+        #: Whether a timer runs for the membership that ends next.
+        self._watches_expiry = False
         self._warn_binding = RateLimitedWarning(logger)
         self._watch_expiry()
 
-    def keys(self) -> Iterator[str]:
+    def routing_keys(self) -> Iterator[str]:
         """The routing keys to bind."""
-        for group in self._mailboxes.groups:
+        for group in self._memberships.groups:
             yield self._key(group)
 
     async def add(self, group: str, channel: str, claim: object = None) -> None:
@@ -55,136 +63,121 @@ class Groups:
 
         The membership then stays, and is bound on reconnection. Cancelled, it is undone.
 
-        With a ``claim`` it stays only from :meth:`confirm_add` on; :meth:`undo_add` ends it.
+        With a ``claim`` it stays only from :meth:`confirm_add` on; :meth:`undo_add` ends it. That
+        is for calls from other loops, whose results may cross with a cancellation.
 
         Raises :class:`~channels_rabbitmq.errors.LoopEnded` if another loop took over meanwhile,
         and :class:`channels.exceptions.StopConsumer` if the layer was closed.
         """
-        joined = self._mailboxes.join(group, channel)
-        if self._options.group_expiry:
-            self._joins.note(group, channel, self._loop.time())
-            self._watch_expiry()
+        now = self._loop.time()
+        key = self._key(group)
         topology = self._recovery.topology
-        member = (group, channel)
-        bound = topology is not None and topology.is_bound(self._key(group))
+        bound = topology is not None and topology.is_bound(key)
         if bound and claim is None:
-            self._stands(member)
+            self._memberships.establish(group, channel, now)
+            self._watch_expiry()
             return
-        waits = self._joining.setdefault(member, set()) if joined else self._joining.get(member)
-        this = claim or object()
-        if waits is not None:
-            waits.add(this)
-        try:
-            if not bound:
-                await self._bind_in_time(group)
-        except asyncio.TimeoutError:
-            self._warn_binding("Group %s is not bound yet: RabbitMQ is away", group)
-        except asyncio.CancelledError:
-            self.undo_add(group, channel, this)
-            raise
-        if self._retired and waits is not None and this in waits:
-            raise LoopEnded(started=False)  # taken back: see retire()
-        if claim is None and waits is not None and self._joining.get(member) is waits:
-            self._stands(member)
+        mine = claim or object()
+        self._memberships.claim(group, channel, mine, now)
+        self._watch_expiry()
+        if not bound:
+            try:
+                await self._bind(group, key, now + self._options.send_timeout)
+            except TimeoutError:
+                self._warn_binding("Group %s is not bound yet: RabbitMQ is away", group)
+            except BaseException:
+                self.undo_add(group, channel, mine)
+                raise
+        if self._retired:
+            raise LoopEnded(started=False)  # the claim is given up: see retire()
+        if claim is None and channel in self._memberships.members(group):
+            self._memberships.establish(group, channel, self._loop.time())
 
     def confirm_add(self, group: str, channel: str) -> None:
-        """Whoever claimed the membership has it, though another loop may have taken it back."""
-        self._stands((group, channel))
-        if self._mailboxes.join(group, channel):
-            self._joins.note(group, channel, self._loop.time())
-            self._watch_expiry()
-            topology = self._recovery.topology
-            if topology is not None:
-                topology.bind(self._key(group))
+        """Establish a membership, as the call that claimed it has returned.
+
+        It may have been given up as another loop took over, after the call was done there.
+        """
+        self._memberships.establish(group, channel, self._loop.time())
+        self._watch_expiry()
+        topology = self._recovery.topology
+        if topology is not None:
+            topology.bind(self._key(group))
 
     def undo_add(self, group: str, channel: str, claim: object) -> None:
-        """Whoever claimed the membership is gone. It ends, unless it stands or others wait too."""
-        waits = self._joining.get((group, channel))
-        if waits is not None and claim in waits:
-            waits.remove(claim)
-            if not waits:
-                self.discard(group, channel)
+        """End a claim, as the call that made it was cancelled."""
+        if self._memberships.withdraw(group, channel, claim):
+            self._unbind_if_empty(group)
 
     def discard(self, group: str, channel: str) -> None:
         """Leave, at once; the last local member takes the binding along."""
-        self._stands((group, channel))
-        self._joins.forget(group, channel)
-        if self._mailboxes.leave(group, channel):
-            self._unbind(group)
+        if self._memberships.leave(group, channel):
+            self._unbind_if_empty(group)
 
-    def forget_all(self) -> None:
-        """Empty all mailboxes and groups."""
-        for waits in self._joining.values():
-            waits.clear()
-        self._joining.clear()
-        self._joins.clear()
-        for group in self._mailboxes.clear():
-            self._unbind(group)
+    def clear(self) -> None:
+        """Empty all mailboxes and groups of the process's own channels."""
+        self._mailboxes.clear()
+        for group in dict(self._memberships.clear()):
+            self._unbind_if_empty(group)
 
     def retire(self) -> None:
-        """Another loop takes over. On any thread."""
+        """Give up what is only claimed, as another loop takes over. On any thread.
+
+        No call has returned for it yet, and whoever still waits asks the next one. So the next
+        one begins with what is established.
+        """
         self._retired = True
-        for group, channel in self._joining:
-            # Nobody was told that these stand; whoever still waits asks the next one.
-            self._mailboxes.leave(group, channel)
-            self._joins.forget(group, channel)
-        self._joining.clear()
+        self._memberships.give_up()
 
     def stop(self, error: Exception) -> None:
-        """Who waits for a binding fails with the error, and no timer is left."""
+        """Fail those who wait for a binding with the error; no timer is left."""
         self._deadlines.end(error)
-        if self._expiry_timer is not None:
-            self._expiry_timer.cancel()
+        self._timers.cancel()
 
     def _key(self, group: str) -> str:
         return group_key(self._options.prefix, group)
 
-    def _stands(self, member: tuple[str, str]) -> None:
-        """It stays as it is from here on, whatever becomes of others who asked for it."""
-        waits = self._joining.pop(member, None)
-        if waits is not None:
-            waits.clear()
-
     # Bindings
 
-    async def _bind_in_time(self, group: str) -> None:
-        due = self._loop.time() + self._options.send_timeout
+    async def _bind(self, group: str, key: str, due: float) -> None:
+        """Wait until RabbitMQ has the binding; raise :class:`TimeoutError` when it is due."""
         topology = self._recovery.topology
         if topology is not None:
-            bound = topology.bind(self._key(group)).follow()
+            # Thousands may wait for theirs at once: so no task and no timer for each.
+            bound = topology.bind(key).follow()
             self._deadlines.watch(bound)
             try:
                 await bound
                 return
-            except (ConnectionClosed, ChannelClosed, ChannelClosedByServer):
-                pass  # the next session binds it
-        await in_time(self._bind(group), max(due - self._loop.time(), 0))
+            except AmqpError:
+                pass  # the topology has ended
 
-    async def _bind(self, group: str) -> None:
-        while group in self._mailboxes.groups:
-            topology = await self._recovery.wait_topology()
-            try:
-                await topology.bind(self._key(group)).follow()
-                return
-            except (ConnectionClosed, ChannelClosed, ChannelClosedByServer):
-                # The next session binds it; the link has yet to notice that this one ended.
-                await asyncio.shield(topology.ended)
-                await asyncio.sleep(0)
+        async def bind(topology: Topology) -> None:
+            if group in self._memberships.groups:  # not left meanwhile
+                await topology.bind(key).follow()
 
-    def _unbind(self, group: str) -> None:
+        async with asyncio.timeout_at(due):
+            await self._recovery.run(bind)
+
+    def _unbind_if_empty(self, group: str) -> None:
         topology = self._recovery.topology
-        if topology is not None:
+        if topology is not None and group not in self._memberships.groups:
             topology.unbind(self._key(group))
 
     # group_expiry
 
     def _watch_expiry(self) -> None:
-        due = self._joins.next_due
-        if self._expiry_timer is None and due is not None:
-            self._expiry_timer = self._loop.call_at(due, self._end_memberships)
+        if self._watches_expiry:
+            return
+        due = self._memberships.next_due
+        if due is not None:
+            self._watches_expiry = True
+            self._timers.call_at(
+                max(due, self._loop.time() + _EXPIRY_PRECISION), self._end_memberships
+            )
 
     def _end_memberships(self) -> None:
-        self._expiry_timer = None
-        for group, channel in self._joins.due(self._loop.time()):
+        self._watches_expiry = False
+        for group, channel in self._memberships.due(self._loop.time()):
             self.discard(group, channel)
         self._watch_expiry()

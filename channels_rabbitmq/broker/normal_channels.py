@@ -1,26 +1,29 @@
-"""Sends to and receives from the queues of normal channels, beside the process's own queue.
+"""Sending to, receiving from, and grouping normal channels: those without ``!`` in their names.
 
-A message is fetched only for a ``receive()`` that waits: there is a consumer with a prefetch
-count of 1 exactly as long as somebody waits for the channel. What comes is acknowledged before
-anybody gets it, and what was delivered before is dropped, so no message is received twice.
+https://channels.readthedocs.io/en/latest/channel_layer_spec.html#channels
+
+A queue is consumed exactly as long as somebody waits for its channel, one message at a time. What
+is delivered is acknowledged before anybody gets it, and what was delivered before is dropped, so
+no message is received twice.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
 
 import pamqp.commands
 from channels.exceptions import ChannelFull, StopConsumer
 
 from ..amqp.channel import Channel
-from ..amqp.futures import in_time, retrieve
+from ..amqp.futures import retrieve
 from ..config.options import Options
 from ..errors import (
-    CONNECTION_ERRORS,
+    AmqpError,
     ChannelClosed,
     ChannelClosedByServer,
     ConnectionClosed,
@@ -30,12 +33,13 @@ from ..errors import (
     ServerSentNack,
     describe,
 )
-from ..local.normal_channels import NormalState, queue_name, renewal_interval
+from ..local.background import Background
+from ..local.state import LocalState
 from ..log import RateLimitedWarning
 from ..wire.messages import CHANNEL_KEY, BadMessage, Message
 from ..wire.names import group_key
 from ..wire.serializers import Codec
-from .normal_queues import NormalQueues
+from .normal_queues import NormalQueues, queue_name, renewal_interval
 from .on_demand_consumer import OnDemandConsumer
 from .recovery import Recovery
 from .topology import Topology
@@ -48,60 +52,64 @@ _GONE_RETRY = 0.1
 _REFUSED_RETRY = 1.0
 #: Most seconds for giving messages back when the layer is closed.
 _GIVE_BACK_TIMEOUT = 2.0
-
-#: At so many fetchers, those that do not consume are closed: AMQP channels are limited.
+#: At so many consumers, the idle ones are closed: a connection has few AMQP channels.
 _MANY_CONSUMERS = 256
 
-
+#: How operations fail as the connection ends, or where it has no AMQP channel left.
 _ENDED = (ConnectionClosed, ChannelClosed)
 
 
+class _Phase(enum.Enum):
+    #: Calls and deliveries are served.
+    OPEN = "open"
+    #: New calls are refused, and nothing is consumed; what is under way completes.
+    CLOSING = "closing"
+    #: Deliveries are ignored.
+    CLOSED = "closed"
+
+
 class NormalChannels:
-    """The normal channels of one hub. ``boxes`` outlive it."""
+    """The normal channels that one event loop uses. What it holds of them outlives it."""
 
     def __init__(
         self,
         options: Options,
         codec: Codec,
         recovery: Recovery,
-        boxes: NormalState,
+        state: LocalState,
         on_bad_message: Callable[[bytes, BadMessage], None],
     ) -> None:
         self._options = options
         self._codec = codec
         self._recovery = recovery
-        self._boxes = boxes
+        self._mailboxes = state.normal
+        self._memberships = state.normal_memberships
         self._on_bad_message = on_bad_message
         self._loop = asyncio.get_running_loop()
-        #: No call begins any more; what is on its way still counts.
-        self._closed = False
-        #: Nothing counts any more.
-        self._stopped = False
+        self._phase = _Phase.OPEN
         self._queues = NormalQueues(options, self._loop)
         self._consumers: dict[str, OnDemandConsumer] = {}
-        #: Channels whose fetcher is being made.
+        #: Channels whose consumer is being made.
         self._starting: set[str] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._timers: set[asyncio.TimerHandle] = set()
-        self._keeping_groups = False
+        self._background = Background(self._loop)
+        #: Whether a timer runs for binding again what is in groups.
+        self._renews_groups = False
         self._warn_refused = RateLimitedWarning(logger)
         self._warn_groups = RateLimitedWarning(logger)
 
-    # The session comes and goes
+    # The topology comes and goes
 
     def topology_started(self, topology: Topology) -> None:
-        """Go on: fetch for those who wait, and bind what is in groups."""
-        self._queues.clear()
-        self._consumers.clear()
-        for name in self._boxes.waited_for:
+        """Consume for those who wait, and bind what is in groups."""
+        for name in self._mailboxes.waited_for:
             self.update(name)
-        if self._boxes.groups:
-            self._spawn(self._bind_all())
-            self._keep_groups()
+        if self._memberships.groups:
+            self._background.spawn(self._bind_all())
+            self._renew_groups()
 
     def topology_ended(self) -> None:
-        """Nothing can be fetched until the next one starts."""
-        self._queues.clear()
+        """Forget what was there: nothing is consumed until the next one starts."""
+        self._queues.forget_all()
         self._consumers.clear()
 
     # Sending
@@ -115,18 +123,20 @@ class NormalChannels:
         """
         self._note_use(name)
         try:
-            await in_time(self._send(name, body), self._options.send_timeout)
+            async with asyncio.timeout(self._options.send_timeout):
+                await self._send(name, body)
         except MessageReturned:
-            raise NotConnected("the channel's queue is deleted all the time") from None
+            raise NotConnected(f"the queue of channel {name} is deleted again and again") from None
         except ServerSentNack:
-            raise ChannelFull("the channel holds no more messages") from None
-        except asyncio.TimeoutError:
+            capacity = self._options.capacity_of(name)
+            raise ChannelFull(f"channel {name} is full (capacity {capacity})") from None
+        except TimeoutError:
             raise NotConnected("RabbitMQ is away") from None
         except _ENDED:
             raise NotConnected("the connection to RabbitMQ ended meanwhile") from None
 
     async def _send(self, name: str, body: bytes) -> None:
-        topology = await self._ready_topology(name)
+        topology = await self._recovery.run(partial(self._prepare_to_publish, name))
         queue = queue_name(self._options.prefix, name)
         try:
             await topology.publish_mandatory("", queue, body)
@@ -136,31 +146,24 @@ class NormalChannels:
             await self._queues.ensure(topology, name)
             await topology.publish_mandatory("", queue, body)
 
-    async def _ready_topology(self, name: str) -> Topology:
-        """Wait for a session that takes publishes and has the channel's queue."""
-        while True:
-            topology = await self._recovery.wait_topology()
-            if topology.blocked is not None:
-                raise NotConnected(f"RabbitMQ takes no messages: {topology.blocked}")
-            await topology.wait_writable()
-            try:
-                await self._queues.ensure(topology, name)
-            except _ENDED:
-                await asyncio.shield(topology.ended)
-                await asyncio.sleep(0)
-                continue
-            if topology is self._recovery.topology:
-                return topology
+    async def _prepare_to_publish(self, name: str, topology: Topology) -> Topology:
+        """Wait until a topology takes publishes and has the channel's queue."""
+        if topology.blocked is not None:
+            raise NotConnected(f"RabbitMQ takes no messages: {topology.blocked}")
+        await topology.wait_writable()
+        await self._queues.ensure(topology, name)
+        topology.require_live()  # else the publish would fail, and is not to be repeated
+        return topology
 
     # Receiving
 
     async def receive(self, name: str) -> Message:
         """Wait for the oldest message of a channel, through outages; cancellation is safe."""
-        boxes = self._boxes
+        mailboxes = self._mailboxes
         self._note_use(name)
-        box = boxes.box(name)
-        while not boxes.ready(box, self._loop.time()):
-            if self._closed:
+        box = mailboxes.box(name)
+        while not mailboxes.ready(box, self._loop.time()):
+            if self._phase is not _Phase.OPEN:
                 raise StopConsumer("the channel layer is closed")
             waiter: asyncio.Future[None] = self._loop.create_future()
             box.waiters.append(waiter)
@@ -172,32 +175,36 @@ class NormalChannels:
                 raise
             finally:
                 self.update(name)
-            box = boxes.box(name)
-        return boxes.take(box)
+            box = mailboxes.box(name)
+        return mailboxes.take(box)
 
     def ready(self, name: str) -> bool:
         """Whether a message is here already."""
-        return self._boxes.ready(self._boxes.box(name), self._loop.time())
+        return self._mailboxes.ready(self._mailboxes.box(name), self._loop.time())
 
     def take(self, name: str) -> Message:
         """Give the message of a channel that is ready."""
-        return self._boxes.take(self._boxes.box(name))
+        return self._mailboxes.take(self._mailboxes.box(name))
+
+    def take_back(self, name: str, message: Message, body: bytes) -> None:
+        """Hold a message again whose reader was cancelled before it got it."""
+        self._mailboxes.put_back(name, message, body, self._loop.time())
+        self.update(name)
 
     def update(self, name: str) -> None:
         """Consume a normal channel while somebody waits, and only then. Of others, do nothing."""
         topology = self._recovery.topology
-        if topology is None or self._closed or "!" in name:
+        if topology is None or self._phase is not _Phase.OPEN or "!" in name:
             return
-        wanted = bool(self._boxes.box(name).waiters)
+        wanted = bool(self._mailboxes.box(name).waiters)
         if wanted:
             self._note_use(name)
         consumer = self._consumers.get(name)
-        if consumer is None:
-            if wanted and name not in self._starting:
-                self._starting.add(name)
-                self._spawn(self._start(topology, name))
-        else:
+        if consumer is not None:
             consumer.want(wanted)
+        elif wanted and name not in self._starting:
+            self._starting.add(name)
+            self._background.spawn(self._start(topology, name))
 
     async def _start(self, topology: Topology, name: str) -> None:
         retry = None
@@ -206,15 +213,15 @@ class NormalChannels:
             if topology is self._recovery.topology:
                 self._consumers[name] = self._make_consumer(topology, name)
         except _ENDED:
-            retry = _REFUSED_RETRY  # unless the next session starts before
+            retry = _REFUSED_RETRY  # unless the next topology starts before
         except ChannelClosedByServer as err:
-            self._boxes.fail_waiters(err, name)
+            self._mailboxes.fail_waiters(err, name)
         finally:
             self._starting.discard(name)
         if retry is None:
             self.update(name)
         else:
-            self._later(retry, partial(self.update, name))
+            self._background.call_later(retry, partial(self.update, name))
 
     def _make_consumer(self, topology: Topology, name: str) -> OnDemandConsumer:
         if len(self._consumers) >= _MANY_CONSUMERS:
@@ -238,22 +245,25 @@ class NormalChannels:
             gone = isinstance(reason, NotFound)
             if not gone:
                 self._warn_refused("Cannot receive from %s: %s", name, describe(reason))
-            self._later(_GONE_RETRY if gone else _REFUSED_RETRY, partial(self.update, name))
+            retry = _GONE_RETRY if gone else _REFUSED_RETRY
+            self._background.call_later(retry, partial(self.update, name))
 
     def _deliver(
         self, name: str, amqp_channel: Channel, tag: int, redelivered: bool, body: bytes
     ) -> None:
         consumer = self._consumers.get(name)
-        if consumer is None or self._stopped:
+        if consumer is None or self._phase is _Phase.CLOSED:
             return
         message = None if redelivered else self._decode(name, body)
         if message is not None:
-            waiting = sum(not waiter.done() for waiter in self._boxes.box(name).waiters)
+            waiting = sum(not waiter.done() for waiter in self._mailboxes.box(name).waiters)
             if waiting <= 1:
-                consumer.want(False)  # ahead of the acknowledgement, which would bring the next one
+                # Before the acknowledgement: that would let the next message come, for nobody.
+                consumer.want(False)
+        # Before anybody has the message: if the process dies here, it is lost, not repeated.
         amqp_channel.ack(tag)
         if message is not None:
-            self._boxes.hold(name, message, body, self._loop.time())
+            self._mailboxes.hold(name, message, body, self._loop.time())
 
     def _decode(self, name: str, body: bytes) -> Message | None:
         codec = self._codec
@@ -267,11 +277,6 @@ class NormalChannels:
             return None
         return message
 
-    def take_back(self, name: str, message: Message, body: bytes) -> None:
-        """A message that was read for a caller who was cancelled before it got it."""
-        self._boxes.put_back(name, message, body, self._loop.time())
-        self.update(name)
-
     # Groups
 
     async def group_add(self, group: str, name: str) -> None:
@@ -280,86 +285,74 @@ class NormalChannels:
         While RabbitMQ is away it returns after ``send_timeout``, and binds on reconnection.
         """
         self._note_use(name)
-        joined = self._boxes.join(group, name)
-        self._keep_groups()
+        claim = object()
+        self._memberships.claim(group, name, claim, self._loop.time())
+        self._renew_groups()
         try:
-            await in_time(self._bind(group, name), self._options.send_timeout)
-        except asyncio.TimeoutError:
+            async with asyncio.timeout(self._options.send_timeout):
+                await self._recovery.run(partial(self._bind_member, group, name))
+        except TimeoutError:
             self._warn_groups("Group %s is not bound yet: RabbitMQ is away", group)
-        except (asyncio.CancelledError, ChannelClosedByServer):
-            if joined:
-                self._boxes.leave(group, name)
-                topology = self._recovery.topology
-                if topology is not None:
-                    self._unbind(topology, group, name).add_done_callback(retrieve)
+        except BaseException:  # cancelled, or refused by RabbitMQ
+            topology = self._recovery.topology
+            if self._memberships.withdraw(group, name, claim) and topology is not None:
+                self._unbind(group, name, topology).add_done_callback(retrieve)
             raise
-
-    async def _bind(self, group: str, name: str) -> None:
-        while name in self._boxes.members(group):
-            topology = await self._recovery.wait_topology()
-            try:
-                await self._bind_now(topology, group, name)
-                return
-            except _ENDED:
-                await asyncio.shield(topology.ended)
-                await asyncio.sleep(0)
-
-    async def _bind_now(self, topology: Topology, group: str, name: str) -> None:
-        await self._queues.ensure(topology, name)
-        queue = queue_name(self._options.prefix, name)
-        exchange = self._options.groups_exchange
-        bind = partial(topology.connection.queue_bind, queue, exchange)
-        try:
-            await bind(routing_key=group_key(self._options.prefix, group))
-        except NotFound:
-            self._queues.forget(name)
-            await self._queues.ensure(topology, name)
-            await bind(routing_key=group_key(self._options.prefix, group))
+        if name in self._memberships.members(group):
+            self._memberships.establish(group, name, self._loop.time())
 
     async def group_discard(self, group: str, name: str) -> None:
         """Unbind, whichever process did the binding; wait for it, at most ``send_timeout``."""
-        self._boxes.leave(group, name)
+        self._memberships.leave(group, name)
         try:
-            await in_time(self._unbind_later(group, name), self._options.send_timeout)
-        except asyncio.TimeoutError:
+            async with asyncio.timeout(self._options.send_timeout):
+                await self._recovery.run(partial(self._unbind, group, name))
+        except TimeoutError:
             self._warn_groups("%s may still be in group %s: RabbitMQ is away", name, group)
 
-    async def _unbind_later(self, group: str, name: str) -> None:
-        while True:
-            topology = await self._recovery.wait_topology()
-            try:
-                await self._unbind(topology, group, name)
-                return
-            except _ENDED:
-                await asyncio.shield(topology.ended)
-                await asyncio.sleep(0)
+    async def _bind_member(self, group: str, name: str, topology: Topology) -> None:
+        if name not in self._memberships.members(group):
+            return  # it left meanwhile
+        await self._queues.ensure(topology, name)
+        try:
+            await self._bind(group, name, topology)
+        except NotFound:
+            self._queues.forget(name)
+            await self._queues.ensure(topology, name)
+            await self._bind(group, name, topology)
 
-    def _unbind(self, topology: Topology, group: str, name: str) -> asyncio.Future[None]:
+    def _bind(self, group: str, name: str, topology: Topology) -> asyncio.Future[None]:
+        return topology.connection.queue_bind(
+            queue_name(self._options.prefix, name),
+            self._options.groups_exchange,
+            routing_key=group_key(self._options.prefix, group),
+        )
+
+    def _unbind(self, group: str, name: str, topology: Topology) -> asyncio.Future[None]:
         return topology.connection.queue_unbind(
             queue_name(self._options.prefix, name),
             self._options.groups_exchange,
             routing_key=group_key(self._options.prefix, group),
         )
 
-    def _keep_groups(self) -> None:
-        """Now and then, bind again what is in groups: an idle queue expires, bindings and all."""
+    def _renew_groups(self) -> None:
+        """Bind again, now and then, what is in groups: an idle queue expires with its bindings."""
+        if self._memberships.groups and not self._renews_groups:
+            self._renews_groups = True
+            self._background.call_later(renewal_interval(self._options), self._renew_now)
 
-        def keep() -> None:
-            self._keeping_groups = False
-            self._spawn(self._bind_all())
-            self._keep_groups()
-
-        if self._boxes.groups and not self._keeping_groups:
-            self._keeping_groups = True
-            self._later(renewal_interval(self._options), keep)
+    def _renew_now(self) -> None:
+        self._renews_groups = False
+        self._background.spawn(self._bind_all())
+        self._renew_groups()
 
     async def _bind_all(self) -> None:
         topology = self._recovery.topology
         if topology is None:
-            return
-        for group, name in self._boxes.memberships:
+            return  # the next one begins with this
+        for group, name in self._memberships.pairs:
             try:
-                await self._bind_now(topology, group, name)
+                await self._bind_member(group, name, topology)
             except _ENDED:
                 return
             except ChannelClosedByServer as err:
@@ -367,17 +360,18 @@ class NormalChannels:
 
     # Flush, and the end
 
-    async def flush(self) -> None:
+    async def flush(self, topology: Topology) -> None:
         """Empty all channels that this process used, in memory and on RabbitMQ."""
-        names = list(self._boxes.used)
-        memberships = self._boxes.clear()
-        topology = await self._recovery.wait_topology()
-        for group, name in memberships:
-            self._unbind(topology, group, name).add_done_callback(retrieve)
-        protocol = topology.connection.protocol
-        for name in names:
+        self._mailboxes.clear()
+        pairs = self._memberships.pairs
+        unbinding = [self._unbind(group, name, topology) for group, name in pairs]
+        await asyncio.gather(*unbinding, return_exceptions=True)
+        topology.require_live()  # else the next one begins with what is still in groups
+        for group, name in pairs:
+            self._memberships.leave(group, name)
+        for name in list(self._mailboxes.used):
             # A queue that is gone is as good as empty, and its error stays on this AMQP channel.
-            amqp_channel = protocol.open_channel()
+            amqp_channel = topology.connection.protocol.open_channel()
             try:
                 await amqp_channel.call(
                     pamqp.commands.Queue.Purge(queue=queue_name(self._options.prefix, name))
@@ -388,13 +382,14 @@ class NormalChannels:
                 amqp_channel.close()
 
     async def close(self) -> None:
-        """Fetch no more, and give back what nobody here received."""
-        self._closed = True
-        self._boxes.fail_waiters(StopConsumer("the channel layer is closed"))
+        """Consume no more, and give back what nobody here received."""
+        self._phase = _Phase.CLOSING
+        self._mailboxes.fail_waiters(StopConsumer("the channel layer is closed"))
         topology = self._recovery.topology
-        if topology is not None and (self._consumers or not self._boxes.unused):
-            with contextlib.suppress(asyncio.TimeoutError, *CONNECTION_ERRORS, ServerSentNack):
-                await in_time(self._give_back(topology), _GIVE_BACK_TIMEOUT)
+        if topology is not None and (self._consumers or not self._mailboxes.unused):
+            with contextlib.suppress(TimeoutError, AmqpError):
+                async with asyncio.timeout(_GIVE_BACK_TIMEOUT):
+                    await self._give_back(topology)
         self.stop()
         self.cancel()
 
@@ -406,38 +401,19 @@ class NormalChannels:
             await consumer.stopped()
         if topology.blocked is not None:
             return
-        for name, delivery in self._boxes.take_all(self._loop.time()):
+        for name, delivery in self._mailboxes.take_all(self._loop.time()):
             await self._queues.ensure(topology, name)
             queue = queue_name(self._options.prefix, name)
             await topology.publish_mandatory("", queue, delivery.body)
 
     def stop(self) -> None:
-        """The loop has ended: touch nothing any more. On any thread."""
-        self._closed = self._stopped = True
-        for timer in list(self._timers):
-            timer.cancel()
+        """Touch nothing any more: it is over here, or another loop takes over. On any thread."""
+        self._phase = _Phase.CLOSED
+        self._memberships.give_up()
 
     def cancel(self) -> None:
-        """Cancel all that is still under way."""
-        self._queues.cancel()
-        for task in self._tasks:
-            task.cancel()
-
-    # Small things
+        """Cancel all tasks and timers."""
+        self._background.cancel()
 
     def _note_use(self, name: str) -> None:
-        self._boxes.note_use(name, self._loop.time(), 3 * self._options.expiry + 60)
-
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _later(self, delay: float, callback: Callable[[], None]) -> None:
-        def run() -> None:
-            self._timers.discard(timer)
-            if not self._closed:
-                callback()
-
-        timer = self._loop.call_later(delay, run)
-        self._timers.add(timer)
+        self._mailboxes.note_use(name, self._loop.time(), 3 * self._options.expiry + 60)

@@ -1,38 +1,79 @@
-"""Sees to it that the queues of normal channels are there, on whichever connection."""
+"""The queues of normal channels: how they are named, and declared before they are used.
+
+https://channels.readthedocs.io/en/latest/channel_layer_spec.html#channels
+
+Each normal channel has one durable classic queue, which all processes share.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from functools import partial
+from typing import TYPE_CHECKING
 
-from ..amqp.futures import retrieve
 from ..config.options import Options
-from ..errors import NotFound, PreconditionFailed
-from ..local.normal_channels import queue_arguments, queue_name, renewal_interval
+from ..errors import AmqpError, NotFound, PreconditionFailed
+from ..local.background import Background
 from .topology import Topology
+
+if TYPE_CHECKING:
+    from pamqp.common import Arguments
 
 logger = logging.getLogger(__name__)
 
+#: RabbitMQ keeps times as 32 bits of milliseconds.
+_MOST_MS = 2**32 - 1
+#: A queue that nobody consumes is kept for so much longer than twice ``expiry``.
+_IDLE_MARGIN_MS = 1000
+#: Least seconds between two declarations of a queue that is sent to, or bound for a group.
+_LEAST_RENEWAL = 0.25
+
+
+def queue_name(prefix: str, channel: str) -> str:
+    """The queue of a normal channel: a name that no other program's queue has."""
+    return f"asgi.channel:{prefix}:{channel}"
+
+
+def queue_arguments(options: Options, channel: str) -> Arguments:
+    """The arguments of its queue.
+
+    Publishing does not count as use of a queue (https://www.rabbitmq.com/docs/ttl#queue-ttl), so
+    those who send renew it every :func:`renewal_interval`; ``x-expires`` is longer than ``expiry``
+    by more than that, so no message goes before its time.
+    """
+    return {
+        # Whatever the virtual host's default is: a quorum queue counts its capacity less exactly.
+        "x-queue-type": "classic",
+        "x-message-ttl": options.expiry_ms,
+        "x-max-length": options.capacity_of(channel),
+        "x-overflow": "reject-publish",
+        "x-expires": min(2 * options.expiry_ms + _IDLE_MARGIN_MS, _MOST_MS),
+    }
+
+
+def renewal_interval(options: Options) -> float:
+    """Seconds between the declarations that keep a queue from expiring while it is sent to."""
+    return max(options.expiry / 2, _LEAST_RENEWAL)
+
 
 class NormalQueues:
-    """Declares each queue when it is first used in a session, and again before it expires.
-
-    RabbitMQ deletes a queue that is idle for long: https://www.rabbitmq.com/docs/ttl#queue-ttl
-    """
+    """Declares each queue when it is first used on a topology, and again before it expires."""
 
     def __init__(self, options: Options, loop: asyncio.AbstractEventLoop) -> None:
         self._options = options
         self._loop = loop
         self._renewal_interval = renewal_interval(options)
-        #: When each queue was last declared in this session.
+        #: When each queue was last declared on this topology.
         self._declared: dict[str, float] = {}
+        #: Declarations under way, each for all who ask meanwhile. They end with the connection.
         self._declaring: dict[str, asyncio.Task[None]] = {}
         #: Channels whose queues were there with other arguments.
         self._foreign: set[str] = set()
+        self._tasks = Background(loop)
 
     async def ensure(self, topology: Topology, name: str) -> None:
-        """See to it that the queue is there, and stays while it is sent to.
+        """Declare the queue of a channel, unless that was done a short while ago.
 
         Raises :class:`.ChannelClosedByServer` where RabbitMQ refuses that.
         """
@@ -41,10 +82,14 @@ class NormalQueues:
             return
         task = self._declaring.get(name)
         if task is None:
-            task = self._declaring[name] = self._loop.create_task(self._declare(topology, name))
-            task.add_done_callback(retrieve)
-            task.add_done_callback(lambda _: self._declaring.pop(name, None))
+            task = self._tasks.spawn(self._declare(topology, name), AmqpError)
+            self._declaring[name] = task
+            task.add_done_callback(partial(self._forget_task, name))
         await asyncio.shield(task)
+
+    def _forget_task(self, name: str, task: asyncio.Task[None]) -> None:
+        if self._declaring.get(name) is task:
+            del self._declaring[name]
 
     async def _declare(self, topology: Topology, name: str) -> None:
         queue = queue_name(self._options.prefix, name)
@@ -67,14 +112,10 @@ class NormalQueues:
         self._declared[name] = self._loop.time()
 
     def forget(self, name: str) -> None:
-        """The queue may be gone."""
+        """Declare the queue at its next use: it may have been deleted."""
         self._declared.pop(name, None)
 
-    def clear(self) -> None:
-        """The session ended; all may be gone."""
+    def forget_all(self) -> None:
+        """Declare every queue at its next use: the topology has ended."""
         self._declared.clear()
-
-    def cancel(self) -> None:
-        """Cancel all that is still under way."""
-        for task in self._declaring.values():
-            task.cancel()
+        self._declaring.clear()

@@ -10,7 +10,8 @@ import contextlib
 import enum
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import TypeVar
 
 from channels.exceptions import StopConsumer
 
@@ -21,9 +22,11 @@ from ..amqp.futures import in_time
 from ..amqp.state import StateMachine
 from ..config.options import Options
 from ..connection import Connection
-from ..errors import CONNECTION_ERRORS, LoopEnded, describe
+from ..errors import CONNECTION_ERRORS, AmqpError, ConnectionClosed, LoopEnded, describe
 from ..log import RateLimitedWarning
 from .topology import Topology
+
+_T = TypeVar("_T")
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +126,22 @@ class Recovery:
         while self.topology is None:
             await asyncio.shield(self._topology_made)
         return self.topology
+
+    async def run(self, operation: Callable[[Topology], Awaitable[_T]]) -> _T:
+        """Do something on a live topology; again on the next one, if that ended meanwhile.
+
+        What must not happen twice, such as a publish, is no such operation. Raises what
+        :meth:`wait_topology` raises, and what the operation raises while its topology lives.
+        """
+        while True:
+            topology = await self.wait_topology()
+            try:
+                return await operation(topology)
+            except AmqpError as err:
+                if not (topology.ended.done() or isinstance(err, ConnectionClosed)):
+                    raise
+            await asyncio.shield(topology.ended)
+            await asyncio.sleep(0)  # until _use() has noticed
 
     async def close(self) -> None:
         """Close the connection and end the link. May be called again, also at the same time."""

@@ -150,6 +150,11 @@ class Topology:
             if timer is not None:
                 timer.cancel()
 
+    def require_live(self) -> None:
+        """Raise :class:`.ConnectionClosed` if it has ended."""
+        if self.ended.done():
+            raise ConnectionClosed("the connection to RabbitMQ ended")
+
     def _end(self, reason: Exception | None) -> None:
         self.stop()
         if not self.ended.done():

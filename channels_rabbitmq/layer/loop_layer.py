@@ -77,6 +77,8 @@ class LoopLayer:
         self._queue_name = queue_name
         self._state = state
         self._mailboxes = mailboxes = state.mailboxes
+        #: The local channels in a group.
+        self._members_of: Callable[[str], Collection[str]] = state.memberships.members
         #: The mailbox of a channel that was received from before: its name needs no check.
         self.find: Callable[[str], Mailbox | None] = mailboxes.find
         self.loop = asyncio.get_running_loop()
@@ -100,10 +102,10 @@ class LoopLayer:
             on_ready=self._topology_started,
             on_lost=self._topology_ended,
         )
-        self.normal = NormalChannels(options, codec, self.recovery, state.normal, self._warn_bad)
+        self.normal = NormalChannels(options, codec, self.recovery, state, self._warn_bad)
         self._peers = Peers(options, codec, queue_name, self.recovery, self._serve)
         self._hooks = Hooks(options)
-        self._housekeeping = Housekeeping(options, mailboxes, self.loop)
+        self._housekeeping = Housekeeping(options, state, self.loop)
         self.groups = Groups(options, state, self.recovery, self.loop)
 
     def __repr__(self) -> str:
@@ -276,7 +278,7 @@ class LoopLayer:
         mailboxes = self._mailboxes
         channels: Collection[str] = (name,)
         if kind == GROUP_KEY:
-            channels = mailboxes.members(name)
+            channels = self._members_of(name)
             if not channels and name.startswith(MARK):
                 source.ack(tag)
                 self._peers.handle(name, message)
@@ -298,7 +300,7 @@ class LoopLayer:
     def _keys(self) -> Iterator[str]:
         """The routing keys to bind: of every group, and of what processes ask each other."""
         yield control_key(self._options.prefix)
-        yield from self.groups.keys()
+        yield from self.groups.routing_keys()
 
     # What other processes take part in
 
@@ -359,21 +361,18 @@ class LoopLayer:
         return []
 
     def _members(self, group: str) -> list[str]:
-        return [*self._mailboxes.members(group), *self._state.normal.members(group)]
+        state = self._state
+        return [*state.memberships.members(group), *state.normal_memberships.members(group)]
 
     async def _flush(self) -> None:
         """Empty all channels and groups of this process, and the normal channels it used."""
-        while True:
-            topology: Topology = await self.recovery.wait_topology()
-            try:
-                self.groups.forget_all()
-                await topology.purge()
-                self.groups.forget_all()
-                await self.normal.flush()
-                return
-            except (ConnectionClosed, ChannelClosed, ChannelClosedByServer):
-                await asyncio.shield(topology.ended)
-                await asyncio.sleep(0)
+        await self.recovery.run(self._flush_on)
+
+    async def _flush_on(self, topology: Topology) -> None:
+        self.groups.clear()
+        await topology.purge()
+        self.groups.clear()
+        await self.normal.flush(topology)
 
     # The connection, and the end
 

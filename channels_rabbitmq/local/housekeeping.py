@@ -1,4 +1,4 @@
-"""What time brings to the mailboxes, on one event loop: expiry, and room in a full window."""
+"""The timers over what the process holds, on one event loop: expiry, and room in a full window."""
 
 from __future__ import annotations
 
@@ -7,54 +7,54 @@ import logging
 
 from ..config.options import Options
 from ..log import RateLimitedWarning
-from .mailboxes import STUCK_AFTER, Mailboxes
+from .background import Background
+from .mailboxes import STUCK_AFTER
+from .state import LocalState
 
 logger = logging.getLogger(__name__)
 
-#: A message past ``local_expiry`` is dropped within this many seconds.
+#: Messages past ``local_expiry`` are dropped at most once in so many seconds.
 _EXPIRY_PRECISION = 0.1
 
 
 class Housekeeping:
-    """Drops messages that nobody reads in time, or that stop other channels, and says so.
+    """Drops messages that nobody reads in time, or that stop other channels, and warns of it.
 
     Call :meth:`message_held` after each message that is put into the mailboxes.
     """
 
     def __init__(
-        self, options: Options, mailboxes: Mailboxes, loop: asyncio.AbstractEventLoop
+        self, options: Options, state: LocalState, loop: asyncio.AbstractEventLoop
     ) -> None:
         self._options = options
-        self._mailboxes = mailboxes
+        self._mailboxes = state.mailboxes
+        self._memberships = state.memberships
         self._loop = loop
-        self._expiry_timer: asyncio.TimerHandle | None = None
-        self._relief_timer: asyncio.TimerHandle | None = None
+        self._timers = Background(loop)
+        #: A timer runs: for the expiry of the oldest message, and for the next look at the window.
+        self._watches_expiry = False
+        self._watches_window = False
         self._relief_scheduled = False
-        self._stopped = False
         self._warn_expired = RateLimitedWarning(logger)
         self._warn_dropped = RateLimitedWarning(logger)
         self._warn_back_pressure = RateLimitedWarning(logger)
-        if len(mailboxes):
+        if len(self._mailboxes):
             self._watch_expiry()
 
     def message_held(self) -> None:
-        """There is one more message."""
-        if self._expiry_timer is None:
+        """Take note of one more message."""
+        if not self._watches_expiry:
             self._watch_expiry()
         if self._mailboxes.full and not self._relief_scheduled:
             # At the end of this turn of the loop whoever waited has read: it may be full no more.
             self._relief_scheduled = True
-            self._loop.call_soon(self._relieve)
+            self._timers.call_soon(self._relieve)
 
     def stop(self) -> None:
         """Drop nothing any more; no timer is left."""
-        self._stopped = True
-        for timer in (self._expiry_timer, self._relief_timer):
-            if timer is not None:
-                timer.cancel()
+        self._timers.cancel()
 
     def _watch_expiry(self) -> None:
-        self._expiry_timer = None
         now = self._loop.time()
         expired = self._mailboxes.expire(now)
         if expired:
@@ -66,31 +66,34 @@ class Housekeeping:
                 _list_channels(expired.most_common(3)),
             )
         oldest = self._mailboxes.oldest
+        self._watches_expiry = oldest is not None
         if oldest is not None:
             due = max(oldest + self._options.local_expiry, now + _EXPIRY_PRECISION)
-            self._expiry_timer = self._loop.call_at(due, self._watch_expiry)
+            self._timers.call_at(due, self._watch_expiry)
 
     def _relieve(self) -> None:
         """If the window is still full, see to it that no stuck channel keeps it so."""
         self._relief_scheduled = False
-        if self._mailboxes.full and not self._stopped:
+        if self._mailboxes.full:
             self._free_a_slot()
-            if self._mailboxes.full and self._relief_timer is None:
-                self._relief_timer = self._loop.call_later(STUCK_AFTER / 2, self._relieve_again)
+            if self._mailboxes.full and not self._watches_window:
+                self._watches_window = True
+                self._timers.call_later(STUCK_AFTER / 2, self._watch_window)
 
-    def _relieve_again(self) -> None:
-        self._relief_timer = None
+    def _watch_window(self) -> None:
+        """Look again while the window stays full, and warn of that."""
         self._free_a_slot()
-        if self._mailboxes.full:  # not just for the moment
+        self._watches_window = self._mailboxes.full
+        if self._watches_window:
             self._warn_back_pressure(
                 "Back-pressuring: local_capacity (%d messages) is used up. Fullest: %s",
                 self._options.local_capacity,
                 _list_channels(self._mailboxes.fullest()),
             )
-            self._relief_timer = self._loop.call_later(STUCK_AFTER / 2, self._relieve_again)
+            self._timers.call_later(STUCK_AFTER / 2, self._watch_window)
 
     def _free_a_slot(self) -> None:
-        dropped = self._mailboxes.relieve(self._loop.time())
+        dropped = self._mailboxes.relieve(self._loop.time(), self._memberships.channels)
         if dropped:
             self._warn_dropped(
                 "local_capacity (%d messages) is used up by channels that are not read; dropped "

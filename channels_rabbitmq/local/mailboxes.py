@@ -1,15 +1,19 @@
-"""What the process holds in memory: received messages, those who wait for them, and its groups.
+"""Received messages, in memory, and those who wait for them.
 
 Decisions only: no I/O, no clock, no ``await``. The clock's readings are handed in, in seconds.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, deque
 from collections.abc import Callable, Collection
 from typing import Protocol
 
+from ..log import RateLimitedWarning
 from ..wire.messages import Envelope, Message, decode, is_flat
+
+logger = logging.getLogger(__name__)
 
 #: Seconds for which a channel that holds messages may go unread before it counts as stuck, when
 #: the window is full. Long enough for a healthy consumer to get its turn of the event loop.
@@ -128,11 +132,14 @@ class Mailbox:
 
 
 class Mailboxes:
-    """All mailboxes and groups of the process.
+    """The mailboxes of all channels of the process.
 
     At most ``capacity`` deliveries are held; RabbitMQ's prefetch window sees to that. While the
     window is full RabbitMQ sends nothing, so :meth:`relieve` keeps stuck channels from closing it
     on the others. A delivery is acknowledged when the last channel that holds it is done with it.
+
+    With ``channel_capacity``, ``cap()`` gives the most messages that a channel holds, or None. A
+    channel over its cap loses its oldest ones, whether or not the window is full.
     """
 
     def __init__(
@@ -140,11 +147,15 @@ class Mailboxes:
         capacity: int,
         expiry: float,
         decode: Callable[[bytes], Envelope] = decode,
+        *,
+        cap: Callable[[str], int | None] | None = None,
     ) -> None:
         self._capacity = capacity
         self._expiry = expiry
-        #: Reads the body of a delivery again, for each further reader's own copy.
+        #: Decodes the body of a delivery again, for each further reader's own copy.
         self._decode = decode
+        self._cap = cap
+        self._warn_capped = RateLimitedWarning(logger)
         #: Every delivery that is not acknowledged, oldest first.
         self._held: dict[Delivery, None] = {}
         self._boxes: dict[str, Mailbox] = {}
@@ -152,68 +163,23 @@ class Mailboxes:
         self.find: Callable[[str], Mailbox | None] = self._boxes.get
         #: At this many mailboxes, unused ones are cleared away.
         self._sweep_at = 64
-        self._groups: dict[str, dict[str, None]] = {}
-        #: How many groups a channel is in, for those in any.
-        self._memberships: Counter[str] = Counter()
 
     def __len__(self) -> int:
         """The number of deliveries held."""
         return len(self._held)
 
     def __repr__(self) -> str:
-        return f"<Mailboxes: {len(self._held)} deliveries held, {len(self._groups)} groups>"
+        return f"<Mailboxes: {len(self._held)} deliveries held>"
 
     @property
     def unused(self) -> bool:
-        """Whether no channel is in use here: the process has only sent so far."""
-        return not self._groups and not any(
-            box.queue or box.waiters for box in self._boxes.values()
-        )
+        """Whether nothing is held here, and nobody waits."""
+        return not any(box.queue or box.waiters for box in self._boxes.values())
 
     @property
     def full(self) -> bool:
         """Whether the window is full: RabbitMQ sends no more until something is acknowledged."""
         return len(self._held) >= self._capacity
-
-    # Groups
-
-    @property
-    def groups(self) -> Collection[str]:
-        """The groups that have a member here."""
-        return self._groups.keys()
-
-    def members(self, group: str) -> Collection[str]:
-        """The local channels in a group."""
-        return self._groups.get(group, {}).keys()
-
-    def is_member(self, group: str, channel: str) -> bool:
-        """Whether a channel is in a group."""
-        return channel in self._groups.get(group, ())
-
-    def join(self, group: str, channel: str) -> bool:
-        """Add a channel to a group; False if it was in it."""
-        members = self._groups.setdefault(group, {})
-        if channel in members:
-            return False
-        members[channel] = None
-        self._memberships[channel] += 1
-        return True
-
-    def leave(self, group: str, channel: str) -> bool:
-        """Take a channel out of a group; True if that left the group without a local member."""
-        members = self._groups.get(group, {})
-        if channel not in members:
-            return False
-        del members[channel]
-        self._memberships[channel] -= 1
-        if not self._memberships[channel]:
-            del self._memberships[channel]
-        if members:
-            return False
-        del self._groups[group]
-        return True
-
-    # Messages
 
     def box(self, channel: str) -> Mailbox:
         """The mailbox of a channel, made if it is not there."""
@@ -240,6 +206,8 @@ class Mailboxes:
             box.queue.append(delivery)
             if box.waiters:
                 box.wake()
+        if self._cap is not None:
+            self._drop_over(self._cap, channels)
 
     def take(self, box: Mailbox) -> Message:
         """Give the oldest message of a mailbox that holds one."""
@@ -286,17 +254,17 @@ class Mailboxes:
             return delivery.arrived
         return None
 
-    def relieve(self, now: float) -> Counter[str]:
+    def relieve(self, now: float, in_groups: Collection[str]) -> Counter[str]:
         """Free a slot of a full window at the cost of stuck channels; count drops by channel.
 
-        Nothing is dropped while the channel that would lose is the only one in use (in a group,
-        holding messages, or waited for): that one back-pressures to RabbitMQ instead. A channel
-        that was read within ``STUCK_AFTER`` seconds is not stuck.
+        Nothing is dropped while the channel that would lose is the only one in use (one of those
+        ``in_groups``, holding messages, or waited for): that one back-pressures to RabbitMQ
+        instead. A channel that was read within ``STUCK_AFTER`` seconds is not stuck.
         """
         dropped: Counter[str] = Counter()
         while self.full:
             stuck = self._fullest_stuck(now)
-            if stuck is None or not self._others_in_use(stuck):
+            if stuck is None or not self._others_in_use(stuck, in_groups):
                 break
             self._release(stuck.queue.popleft())
             dropped[stuck.name] += 1
@@ -312,15 +280,11 @@ class Mailboxes:
         sizes.sort(key=lambda size: -size[1])
         return sizes[:count]
 
-    def clear(self) -> list[str]:
-        """Hold nothing, and empty all groups; those who wait go on. Gives the groups' names."""
-        groups = list(self._groups)
-        self._groups.clear()
-        self._memberships.clear()
+    def clear(self) -> None:
+        """Hold nothing; those who wait go on."""
         for box in self._boxes.values():
             while box.queue:
                 self._release(box.queue.popleft())
-        return groups
 
     def fail_waiters(self, error: Exception) -> None:
         """Wake everyone who waits, with an error."""
@@ -328,16 +292,24 @@ class Mailboxes:
             box.fail_waiters(error)
 
     def take_over(self, other: Mailboxes) -> None:
-        """Take the messages and groups of another, and leave it only those who wait."""
+        """Take the messages of another, and leave it only those who wait."""
         self._held, other._held = other._held, {}
         for delivery in self._held:
             # Its connection ends, and belongs to another thread perhaps: nothing to acknowledge.
             delivery.source = NOWHERE
-        self._groups, other._groups = other._groups, {}
-        self._memberships, other._memberships = other._memberships, Counter()
         for box in other._boxes.values():
             if box.queue:
                 self.box(box.name).take_over(box)
+
+    def _drop_over(self, cap_of: Callable[[str], int | None], channels: Collection[str]) -> None:
+        for name in channels:
+            cap = cap_of(name)
+            queue = self.box(name).queue
+            while cap is not None and len(queue) > cap:
+                self._release(queue.popleft())
+                self._warn_capped(
+                    "channel_capacity (%d) dropped the oldest message of %s", cap, name
+                )
 
     def _release(self, delivery: Delivery) -> None:
         delivery.holders -= 1
@@ -368,8 +340,8 @@ class Mailboxes:
                 most = len(box.queue)
         return fullest
 
-    def _others_in_use(self, box: Mailbox) -> bool:
-        if len(self._memberships) > (box.name in self._memberships):
+    def _others_in_use(self, box: Mailbox, in_groups: Collection[str]) -> bool:
+        if len(in_groups) > (box.name in in_groups):
             return True
         return any(
             other is not box and (other.queue or other.waiters) for other in self._boxes.values()

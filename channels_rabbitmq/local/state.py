@@ -1,43 +1,157 @@
-"""What the process remembers when its connection, or the event loop of it, ends."""
+"""All that outlives a connection, or the event loop that it lived on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
 
 from ..config.options import Options
-from ..wire.messages import Envelope
-from .capped import CappedMailboxes
-from .group_expiry import LatestJoins
-from .mailboxes import Mailboxes
-from .normal_channels import NormalState
+from ..wire.messages import Envelope, Message
+from .groups import Memberships
+from .mailboxes import NOWHERE, Delivery, Mailbox, Mailboxes
 
 
 class LocalState:
     """Unread messages, memberships of groups, and those who wait."""
 
     def __init__(self, options: Options, decode: Callable[[bytes], Envelope]) -> None:
-        self.mailboxes = (
-            CappedMailboxes(
-                options.local_capacity, options.local_expiry, decode, cap=options.own_capacity_of
-            )
-            if options.channel_capacity
-            else Mailboxes(options.local_capacity, options.local_expiry, decode)
+        self.mailboxes = Mailboxes(
+            options.local_capacity,
+            options.local_expiry,
+            decode,
+            cap=options.own_capacity_of if options.channel_capacity else None,
         )
-        self.normal = NormalState(options.local_expiry)
-        self.joins = LatestJoins(options.group_expiry)
+        #: Of the process's own channels.
+        self.memberships = Memberships(options.group_expiry)
+        self.normal = NormalMailboxes(options.local_expiry)
+        #: Of normal channels, as far as this process made them.
+        self.normal_memberships = Memberships()
 
     @property
     def unused(self) -> bool:
         """Whether no channel is in use here: the process has only sent so far."""
-        return self.mailboxes.unused and self.normal.unused
+        return (
+            self.mailboxes.unused
+            and self.normal.unused
+            and not self.memberships.groups
+            and not self.normal_memberships.groups
+        )
 
     def take_over(self, other: LocalState) -> None:
         """Take all that another remembers, and leave it only those who wait."""
         self.mailboxes.take_over(other.mailboxes)
+        self.memberships.take_over(other.memberships)
         self.normal.take_over(other.normal)
-        self.joins.take_over(other.joins)
+        self.normal_memberships.take_over(other.normal_memberships)
 
     def fail_waiters(self, error: Exception) -> None:
         """Wake everyone who waits, with an error."""
         self.mailboxes.fail_waiters(error)
         self.normal.fail_waiters(error)
+
+
+class NormalMailboxes:
+    """What the process knows of normal channels: who waits, what it holds, which it used.
+
+    A message here was acknowledged: nobody else gets it. One is held only when the call that it
+    was consumed for was cancelled meanwhile. Decisions only: no I/O, no clock.
+    """
+
+    def __init__(self, expiry: float) -> None:
+        self._expiry = expiry
+        self._boxes: dict[str, Mailbox] = {}
+        #: When each channel was last sent to or received from.
+        self._used: dict[str, float] = {}
+        self._prune_at = 256
+
+    def __repr__(self) -> str:
+        return f"<NormalMailboxes: {len(self._used)} used>"
+
+    @property
+    def unused(self) -> bool:
+        """Whether nothing is held here, and nobody waits."""
+        return not any(box.queue or box.waiters for box in self._boxes.values())
+
+    # Use
+
+    def note_use(self, channel: str, now: float, forget_after: float) -> None:
+        """Note that a channel is sent to or received from; forget those whose queues are gone."""
+        self._used[channel] = now
+        if len(self._used) >= self._prune_at:
+            self._used = {
+                name: used for name, used in self._used.items() if used > now - forget_after
+            }
+            self._boxes = {
+                name: box
+                for name, box in self._boxes.items()
+                if box.queue or box.waiters or name in self._used
+            }
+            self._prune_at = 256 + 2 * len(self._used)
+
+    @property
+    def used(self) -> Collection[str]:
+        """The channels that were used, and perhaps some whose queues are gone."""
+        return self._used.keys()
+
+    # Messages
+
+    def box(self, channel: str) -> Mailbox:
+        """The mailbox of a channel, made if it is not there."""
+        box = self._boxes.get(channel)
+        if box is None:
+            box = self._boxes[channel] = Mailbox(channel)
+            box.queue = deque()  # there are few, and messages come and go in any order
+        return box
+
+    @property
+    def waited_for(self) -> list[str]:
+        """The channels that somebody waits for."""
+        return [box.name for box in self._boxes.values() if box.waiters]
+
+    def hold(self, channel: str, message: Message, body: bytes, now: float) -> None:
+        """Hold a message, and wake the one that has waited longest."""
+        box = self.box(channel)
+        box.hold(Delivery(NOWHERE, 0, now, body, message))
+        box.wake()
+
+    def put_back(self, channel: str, message: Message, body: bytes, now: float) -> None:
+        """Hold a message again that was taken, ahead of all others."""
+        box = self.box(channel)
+        box.hold(Delivery(NOWHERE, 0, now, body, message), first=True)
+        box.wake()
+
+    def ready(self, box: Mailbox, now: float) -> bool:
+        """Whether a message is held that has not expired."""
+        queue = box.queue
+        while queue and queue[0].arrived <= now - self._expiry:
+            queue.popleft()
+        return bool(queue)
+
+    def take(self, box: Mailbox) -> Message:
+        """Give the oldest message of a mailbox that is ready."""
+        message = box.queue.popleft().message
+        return {} if message is None else message
+
+    def take_all(self, now: float) -> Iterator[tuple[str, Delivery]]:
+        """Give, and hold no more, all messages that have not expired."""
+        for box in self._boxes.values():
+            while self.ready(box, now):
+                yield box.name, box.queue.popleft()
+
+    def fail_waiters(self, error: Exception, channel: str | None = None) -> None:
+        """Wake everyone who waits (for one channel, or for any) with an error."""
+        for box in self._boxes.values():
+            if channel is None or box.name == channel:
+                box.fail_waiters(error)
+
+    def clear(self) -> None:
+        """Hold nothing; those who wait go on."""
+        for box in self._boxes.values():
+            box.queue.clear()
+
+    def take_over(self, other: NormalMailboxes) -> None:
+        """Take the messages of another, and leave it only those who wait."""
+        self._used, other._used = other._used, {}
+        for box in other._boxes.values():
+            if box.queue:
+                self.box(box.name).take_over(box)

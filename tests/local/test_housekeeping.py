@@ -1,4 +1,4 @@
-"""``upkeep``: what time brings to the mailboxes, by a clock that the tests move."""
+"""The timers over what a process holds, by a clock that the tests move."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 
 from channels_rabbitmq.config.options import Options
 from channels_rabbitmq.local.housekeeping import Housekeeping
-from channels_rabbitmq.local.mailboxes import NOWHERE, STUCK_AFTER, Delivery, Mailboxes
+from channels_rabbitmq.local.mailboxes import NOWHERE, STUCK_AFTER, Delivery
+from channels_rabbitmq.local.state import LocalState
+from channels_rabbitmq.wire.messages import decode
 from tests.helpers.clock import Clock
 
 CAPACITY = 4
@@ -18,20 +20,21 @@ EXPIRY = 30
 
 
 class Process:
-    """Mailboxes and their upkeep, at work."""
+    """Mailboxes and their housekeeping, at work."""
 
-    def __init__(self, mailboxes: Mailboxes | None = None) -> None:
+    def __init__(self, state: LocalState | None = None) -> None:
         options = Options.from_config({"local_capacity": CAPACITY, "local_expiry": EXPIRY})
         self.clock = Clock()
-        self.mailboxes = Mailboxes(CAPACITY, EXPIRY) if mailboxes is None else mailboxes
+        self.state = LocalState(options, decode) if state is None else state
+        self.mailboxes = self.state.mailboxes
         loop = cast("asyncio.AbstractEventLoop", self.clock)
-        self.upkeep = Housekeeping(options, self.mailboxes, loop)
+        self.housekeeping = Housekeeping(options, self.state, loop)
 
     def receive(self, channel: str) -> None:
         """A message comes for a channel."""
         delivery = Delivery(NOWHERE, 0, self.clock.now, b"", {"type": "x"})
         self.mailboxes.put(delivery, [channel])
-        self.upkeep.message_held()
+        self.housekeeping.message_held()
 
     def read(self, channel: str) -> None:
         """The channel takes its oldest message."""
@@ -73,14 +76,14 @@ def test_messages_of_another_loop_expire() -> None:
     """What was there before is watched from the start."""
     before = Process()
     before.receive("q!a")
-    after = Process(before.mailboxes)
+    after = Process(before.state)
     after.clock.move(EXPIRY + 0.25)
     assert len(after.mailboxes) == 0
 
 
 def test_stuck_channel_makes_room(process: Process, caplog: pytest.LogCaptureFixture) -> None:
     """While the window is full, a channel that is not read loses messages, and others go on."""
-    process.mailboxes.join("g", "q!other")
+    process.state.memberships.establish("g", "q!other", 0.0)
     for _ in range(CAPACITY):
         process.receive("q!stuck")
     process.clock.move(2 * STUCK_AFTER)
@@ -92,7 +95,7 @@ def test_window_that_is_full_for_a_moment(
     process: Process, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A burst that is read at once loses nothing and warns of nothing."""
-    process.mailboxes.join("g", "q!other")
+    process.state.memberships.establish("g", "q!other", 0.0)
     for _ in range(CAPACITY):
         process.receive("q!busy")
     for _ in range(CAPACITY):
@@ -121,7 +124,7 @@ def test_stop(process: Process) -> None:
     """Once stopped, it drops nothing and leaves no timer."""
     for _ in range(CAPACITY):
         process.receive("q!a")
-    process.upkeep.stop()
+    process.housekeeping.stop()
     process.clock.move(2 * EXPIRY)
     assert len(process.mailboxes) == CAPACITY
     assert not process.clock.timers

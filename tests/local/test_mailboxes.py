@@ -102,28 +102,13 @@ def test_delivery_for_nobody_is_acknowledged() -> None:
 
 
 def test_clear() -> None:
-    """clear() acknowledges all that is held, empties all groups, and names these."""
+    """clear() acknowledges all that is held."""
     mailboxes, source = Mailboxes(10, 60), Source()
-    mailboxes.join("g", "a")
     deliver(mailboxes, source, 1, "a", "b")
     deliver(mailboxes, source, 2, "b")
-    assert mailboxes.clear() == ["g"]
+    mailboxes.clear()
     assert source.acked == [1, 2]
     assert len(mailboxes) == 0
-    assert not mailboxes.groups
-    assert mailboxes.join("g", "a")
-
-
-def test_first_join_and_last_leave_are_told() -> None:
-    """join() and leave() say what RabbitMQ needs to know: whether the group begins or ends here."""
-    mailboxes = Mailboxes(10, 60)
-    assert mailboxes.join("g", "a")
-    mailboxes.join("g", "b")
-    assert sorted(mailboxes.members("g")) == ["a", "b"]
-    assert not mailboxes.leave("g", "a")
-    assert mailboxes.leave("g", "b")
-    assert not mailboxes.leave("g", "b")
-    assert list(mailboxes.groups) == []
 
 
 def test_one_waiter_is_woken_for_each_message() -> None:
@@ -171,12 +156,9 @@ def test_fail_waiters() -> None:
 
 
 def test_unused() -> None:
-    """A process that has only sent holds nothing, waits for nothing and is in no group."""
+    """A process that has only sent holds nothing and waits for nothing."""
     mailboxes, source = Mailboxes(10, 60), Source()
-    assert mailboxes.unused
-    mailboxes.join("g", "a")
-    assert not mailboxes.unused
-    mailboxes.leave("g", "a")
+    mailboxes.box("a")
     assert mailboxes.unused
     deliver(mailboxes, source, 1, "a")
     assert not mailboxes.unused
@@ -232,27 +214,25 @@ def fill(mailboxes: Mailboxes, source: Source, **counts: int) -> None:
             tag += 1
             deliver(mailboxes, source, tag, channel)
     assert mailboxes.full
-    assert mailboxes.relieve(0.0) == {}
+    assert mailboxes.relieve(0.0, ()) == {}
 
 
 def test_lonely_channel_loses_nothing() -> None:
     """The only channel in use back-pressures, however full the window is."""
     mailboxes, source = Mailboxes(4, 60), Source()
-    mailboxes.join("g", "a")
     fill(mailboxes, source, a=4)
-    assert mailboxes.relieve(1000.0) == {}
+    assert mailboxes.relieve(1000.0, ["a"]) == {}
 
 
 @pytest.mark.parametrize("other", ["member", "waiter", "holder"])
 def test_stuck_channel_loses_its_oldest(other: str) -> None:
     """While another channel is in use in whatever way, a stuck one pays with its oldest message."""
     mailboxes, source = Mailboxes(4, 60), Source()
-    if other == "member":
-        mailboxes.join("g", "b")
-    elif other == "waiter":
+    if other == "waiter":
         mailboxes.box("b").waiters.append(Waiter())
     fill(mailboxes, source, **({"a": 3, "b": 1} if other == "holder" else {"a": 4}))
-    assert mailboxes.relieve(STUCK_AFTER) == {"a": 1}
+    in_groups = ["b"] if other == "member" else []
+    assert mailboxes.relieve(STUCK_AFTER, in_groups) == {"a": 1}
     assert source.acked == [1]
     assert not mailboxes.full
     assert take(mailboxes, "a") == 2
@@ -262,7 +242,7 @@ def test_fullest_of_the_stuck_loses() -> None:
     """Of two stuck channels, the fuller one pays."""
     mailboxes, source = Mailboxes(5, 60), Source()
     fill(mailboxes, source, a=2, b=3)
-    assert mailboxes.relieve(STUCK_AFTER) == {"b": 1}
+    assert mailboxes.relieve(STUCK_AFTER, ()) == {"b": 1}
 
 
 def test_channel_that_is_read_is_not_stuck() -> None:
@@ -271,7 +251,7 @@ def test_channel_that_is_read_is_not_stuck() -> None:
     fill(mailboxes, source, a=4, b=1)
     take(mailboxes, "a")
     deliver(mailboxes, source, 6, "a")
-    assert mailboxes.relieve(STUCK_AFTER) == {"b": 1}
+    assert mailboxes.relieve(STUCK_AFTER, ()) == {"b": 1}
 
 
 def test_slot_of_a_shared_delivery() -> None:
@@ -279,8 +259,8 @@ def test_slot_of_a_shared_delivery() -> None:
     mailboxes, source = Mailboxes(2, 60), Source()
     deliver(mailboxes, source, 1, "a", "b")
     deliver(mailboxes, source, 2, "a", "b")
-    mailboxes.relieve(0.0)
-    dropped = mailboxes.relieve(STUCK_AFTER)
+    mailboxes.relieve(0.0, ())
+    dropped = mailboxes.relieve(STUCK_AFTER, ())
     assert dropped["a"] >= 1
     assert dropped["b"] >= 1
     assert source.acked[0] == 1
@@ -290,12 +270,11 @@ def test_slot_of_a_shared_delivery() -> None:
 def test_window_bounds_what_reconnections_leave() -> None:
     """Deliveries of ended connections never add up to more than the window."""
     mailboxes = Mailboxes(3, 60)
-    mailboxes.join("g", "a")
     for _ in range(4):
         source = Source()
         for tag in (1, 2, 3):
             deliver(mailboxes, source, tag, "a")
-        mailboxes.relieve(0.0)
+        mailboxes.relieve(0.0, ())
         assert len(mailboxes) == 3
 
 
@@ -308,6 +287,42 @@ def test_fullest_are_named() -> None:
             tag += 1
             deliver(mailboxes, source, tag, channel)
     assert mailboxes.fullest() == [("d", 5), ("b", 3), ("c", 2)]
+
+
+class TestChannelCapacity:
+    """With ``channel_capacity``: a channel that has a cap of its own."""
+
+    @staticmethod
+    def mailboxes() -> Mailboxes:
+        """Where channels with "small" in their names hold two messages."""
+        return Mailboxes(100, 60, cap=lambda name: 2 if "small" in name else None)
+
+    def test_the_oldest_go(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Past its cap a channel loses its oldest messages, and a warning names it."""
+        mailboxes, source = self.mailboxes(), Source()
+        for tag in (1, 2, 3, 4):
+            deliver(mailboxes, source, tag, "q!small")
+        assert source.acked == [1, 2]
+        assert len(mailboxes) == 2
+        assert take(mailboxes, "q!small") == 3
+        assert "channel_capacity (2) dropped the oldest message of q!small" in caplog.text
+
+    def test_others_are_not_capped(self) -> None:
+        """A channel that no pattern matches holds what it is sent, as does one without members."""
+        mailboxes, source = self.mailboxes(), Source()
+        for tag in (1, 2, 3):
+            deliver(mailboxes, source, tag, "q!large")
+        deliver(mailboxes, source, 4)
+        assert source.acked == [4]
+
+    def test_a_message_that_others_hold_stays(self) -> None:
+        """A channel that loses a message of a group takes it from nobody else."""
+        mailboxes, source = self.mailboxes(), Source()
+        for tag in (1, 2, 3):
+            deliver(mailboxes, source, tag, "q!small", "q!large")
+        assert source.acked == []
+        assert take(mailboxes, "q!large") == 1
+        assert source.acked == [1]
 
 
 CAPACITY = 6
@@ -363,7 +378,6 @@ class MailboxesMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.in_window() < CAPACITY)
     @rule(group=groups)
     def put_group(self, group: str) -> None:
-        assert list(self.mailboxes.members(group)) == self.members[group]
         self.put(list(self.members[group]))
 
     @rule(channel=channels)
@@ -380,14 +394,11 @@ class MailboxesMachine(RuleBasedStateMachine):
 
     @rule(group=groups, channel=channels)
     def join(self, group: str, channel: str) -> None:
-        self.mailboxes.join(group, channel)
         if channel not in self.members[group]:
             self.members[group].append(channel)
 
     @rule(group=groups, channel=channels)
     def leave(self, group: str, channel: str) -> None:
-        last = self.members[group] == [channel]
-        assert self.mailboxes.leave(group, channel) == last
         if channel in self.members[group]:
             self.members[group].remove(channel)
 
@@ -412,7 +423,8 @@ class MailboxesMachine(RuleBasedStateMachine):
     def relieve(self) -> None:
         before = {channel: list(queue) for channel, queue in self.queues.items()}
         held = len(self.mailboxes)
-        dropped = self.mailboxes.relieve(self.now)
+        in_groups = {channel for members in self.members.values() for channel in members}
+        dropped = self.mailboxes.relieve(self.now, in_groups)
         assert len(self.mailboxes) <= CAPACITY
         if held < CAPACITY:
             assert not dropped
@@ -457,10 +469,6 @@ class MailboxesMachine(RuleBasedStateMachine):
     def oldest_is_known(self) -> None:
         held = [self.arrived[n] for queue in self.queues.values() for n in queue]
         assert self.mailboxes.oldest == (min(held) if held else None)
-
-    @invariant()
-    def groups_are_those_with_members(self) -> None:
-        assert set(self.mailboxes.groups) == {g for g, members in self.members.items() if members}
 
 
 TestMailboxesMachine = MailboxesMachine.TestCase

@@ -9,8 +9,8 @@ import msgpack
 import pytest
 from channels.exceptions import ChannelFull, StopConsumer
 
+from channels_rabbitmq.broker.normal_queues import queue_name
 from channels_rabbitmq.errors import ChannelClosedByServer, NotConnected
-from channels_rabbitmq.local.normal_channels import queue_name
 from devtools.broker import Broker
 from tests.helpers.processes import running
 from tests.helpers.rabbit import MakeLayer
