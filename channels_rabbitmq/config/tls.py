@@ -1,5 +1,4 @@
-"""
-Builds the ``ssl.SSLContext`` that an AMQP URL's query parameters ask for.
+"""Builds the ``ssl.SSLContext`` that an AMQP URL's query parameters ask for.
 
 The parameters are those of RabbitMQ's `URI query parameters
 <https://www.rabbitmq.com/docs/uri-query-parameters>`_. Left out, they mean the safe choice: the
@@ -12,15 +11,11 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from ..errors import RabbitmqError
 
-SNI_DISABLE: Final = "disable"
-"""The ``server_name_indication`` that sends no name and checks none, as in Erlang's client."""
-
-CONTEXT_PARAMETERS: Final = ("cacertfile", "certfile", "keyfile", "password", "verify")
-"""Parameters that a ready-made context leaves no room for."""
+#: The ``server_name_indication`` that sends no name and checks none, as in Erlang's client.
+SNI_DISABLE = "disable"
 
 
 class InvalidTls(RabbitmqError, ValueError):
@@ -29,42 +24,29 @@ class InvalidTls(RabbitmqError, ValueError):
 
 @dataclass(frozen=True)
 class TlsParameters:
-    """The query parameters that shape a TLS connection."""
+    """The query parameters that an ``ssl.SSLContext`` is made of."""
 
+    #: PEM file of the authorities to trust, instead of the system's store.
     cacertfile: str | None = None
-    """PEM file of the authorities to trust, instead of the system's store."""
+    #: PEM file of the client's certificate, followed by its chain.
     certfile: str | None = None
-    """PEM file of the client's certificate, followed by its chain."""
+    #: PEM file of the client's private key; without it the key is in ``certfile``.
     keyfile: str | None = None
-    """PEM file of the client's private key; without it the key is in ``certfile``."""
+    #: Passphrase of the private key.
     password: str | None = field(default=None, repr=False)
-    """Passphrase of the private key."""
+    #: Whether the server's certificate must be good: ``verify=verify_peer``.
     verify_peer: bool = True
-    """Whether the server's certificate must be good: ``verify=verify_peer``."""
+    #: Name to find in the server's certificate, instead of the host; or :data:`SNI_DISABLE`.
     server_name_indication: str | None = None
-    """Name to send and to find in the server's certificate, instead of the host; or ``disable``."""
 
 
 def build_context(parameters: TlsParameters) -> ssl.SSLContext:
-    """
-    Make the client's context that ``parameters`` describe.
+    """Make the client's context that the parameters describe.
 
-    Raises `InvalidTls` for a file that is missing, not readable or not what it should be, a key
-    that is not the certificate's, and a passphrase that is missing or wrong.
+    Raises :class:`InvalidTls` for a file that is missing, not readable or not what it should be, a
+    key that is not the certificate's, and a passphrase that is missing or wrong.
     """
-    if parameters.certfile is None:
-        for name in ("keyfile", "password"):
-            if getattr(parameters, name) is not None:
-                raise InvalidTls(f"the parameter {name!r} needs 'certfile' beside it")
-    if parameters.cacertfile is not None:
-        _check_readable("cacertfile", parameters.cacertfile)
-    try:
-        # Without a file this trusts the system's store.
-        context = ssl.create_default_context(cafile=parameters.cacertfile)
-    except (ssl.SSLError, ValueError) as error:
-        raise InvalidTls(
-            f"the file of 'cacertfile' has no usable PEM certificate: {parameters.cacertfile}"
-        ) from error
+    context = _trusting("cacertfile", parameters.cacertfile)
     if not parameters.verify_peer:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -72,39 +54,42 @@ def build_context(parameters: TlsParameters) -> ssl.SSLContext:
         context.check_hostname = False
     if parameters.certfile is not None:
         _load_certificate(context, parameters.certfile, parameters.keyfile, parameters.password)
+    elif parameters.keyfile is not None:
+        raise InvalidTls("the parameter 'keyfile' needs 'certfile' beside it")
+    elif parameters.password is not None:
+        raise InvalidTls("the parameter 'password' needs 'certfile' beside it")
     return context
 
 
-def check_client(context: ssl.SSLContext) -> None:
-    """Raise `InvalidTls` if ``context`` is made for servers, before Python does at a connection."""
-    try:
-        _open(context, "localhost")
-    except ssl.SSLError as error:
-        raise InvalidTls(
-            "it cannot be used by a client; make it with ssl.create_default_context()"
-        ) from error
+def check_client(context: ssl.SSLContext, server_name: str | None = "localhost") -> None:
+    """Raise :class:`InvalidTls` if the context cannot connect to a server of this name.
 
-
-def check_server_name(context: ssl.SSLContext, server_name: str | None) -> None:
-    """
-    Raise `InvalidTls` if ``context`` cannot open a connection to a server of this name.
-
-    Finds a name that is none, and a context that checks names where there is no name to check. Both
-    would otherwise appear at the first connection, and at every later one.
+    Finds a context for servers, a name that is none, and a context that checks names where there is
+    no name to check. They would otherwise appear at the first connection, and at every later one.
     """
     if server_name is None and context.check_hostname:
         raise InvalidTls(
             "server_name_indication=disable needs an ssl_context whose check_hostname is False"
         )
     try:
-        _open(context, server_name)
-    except ValueError as error:
-        raise InvalidTls("the server's name is not valid in TLS") from error
+        # As asyncio does it when a connection is made; nothing is sent.
+        context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=server_name)
+    except ssl.SSLError as err:
+        raise InvalidTls(
+            "it cannot be used by a client; make it with ssl.create_default_context()"
+        ) from err
+    except ValueError as err:
+        raise InvalidTls("the server's name is not valid in TLS") from err
 
 
-def _open(context: ssl.SSLContext, server_name: str | None) -> None:
-    # As asyncio does it when a connection is made; nothing is sent.
-    context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=server_name)
+def _trusting(name: str, path: str | None) -> ssl.SSLContext:
+    """A context that trusts the certificates in a file; without one, those of the system."""
+    if path is not None:
+        _check_readable(name, path)
+    try:
+        return ssl.create_default_context(cafile=path)
+    except (ssl.SSLError, ValueError) as err:
+        raise InvalidTls(f"the file of {name!r} has no usable PEM certificate: {path}") from err
 
 
 def _check_readable(name: str, path: str) -> None:
@@ -112,51 +97,35 @@ def _check_readable(name: str, path: str) -> None:
     try:
         with Path(path).open("rb") as file:
             file.read(1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise InvalidTls(
-            f"the file of {name!r} cannot be read: {path} ({reason or 'not a valid path'})"
-        ) from error
+    except (OSError, ValueError) as err:
+        reason = getattr(err, "strerror", None) or "not a valid path"
+        raise InvalidTls(f"the file of {name!r} cannot be read: {path} ({reason})") from err
 
 
 def _load_certificate(
     context: ssl.SSLContext, certfile: str, keyfile: str | None, password: str | None
 ) -> None:
-    _check_readable("certfile", certfile)
-    if keyfile is not None:
-        _check_readable("keyfile", keyfile)
-    asked = False
+    name, path = ("certfile", certfile) if keyfile is None else ("keyfile", keyfile)
+    _check_readable(name, path)
+    # What is wrong from here on is the key.
+    _trusting("certfile", certfile)
+    encrypted = False
 
     def passphrase() -> str:
         # Always given, because OpenSSL would otherwise ask at the terminal, and wait.
-        nonlocal asked
-        asked = True
+        nonlocal encrypted
+        encrypted = True
         return password or ""
 
     try:
         context.load_cert_chain(certfile, keyfile, passphrase)
-    except (ssl.SSLError, ValueError) as error:
-        raise InvalidTls(_why_not_loaded(error, certfile, keyfile, password, asked)) from error
-
-
-def _why_not_loaded(
-    error: Exception, certfile: str, keyfile: str | None, password: str | None, asked: bool
-) -> str:
-    key = f"'keyfile': {keyfile}" if keyfile is not None else f"'certfile': {certfile}"
-    if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
-        return f"the private key does not belong to the certificate in {certfile}; key in {key}"
-    if asked and password is None:
-        return f"the private key is encrypted and needs the parameter 'password'; key in {key}"
-    if asked:
-        return f"the parameter 'password' does not decrypt the private key; key in {key}"
-    if not _loads_as_certificate(certfile):
-        return f"the file of 'certfile' has no usable PEM certificate: {certfile}"
-    return f"there is no usable PEM private key; key in {key}"
-
-
-def _loads_as_certificate(path: str) -> bool:
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
-    except (ssl.SSLError, ValueError):
-        return False
-    return True
+    except (ssl.SSLError, ValueError) as err:
+        if getattr(err, "reason", None) == "KEY_VALUES_MISMATCH":
+            problem = f"which does not belong to the certificate in {certfile}"
+        elif encrypted and password is None:
+            problem = "which is encrypted and needs the parameter 'password'"
+        elif encrypted:
+            problem = "which the parameter 'password' does not decrypt"
+        else:
+            problem = "which is no usable PEM private key"
+        raise InvalidTls(f"the private key is in {name!r}: {path}, {problem}") from err

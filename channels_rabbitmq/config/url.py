@@ -1,5 +1,4 @@
-"""
-Reads an AMQP URL; no I/O.
+"""Reads an AMQP URL; no I/O.
 
 The grammar is RabbitMQ's `URI specification <https://www.rabbitmq.com/docs/uri-spec>`_, and the
 parameters are its `query parameters <https://www.rabbitmq.com/docs/uri-query-parameters>`_.
@@ -22,133 +21,90 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
-from dataclasses import dataclass, field
-from typing import Final
-from urllib.parse import unquote_to_bytes
+from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
+from ..amqp.endpoint import (
+    DEFAULT_AUTH_MECHANISMS,
+    DEFAULT_CONNECT_TIMEOUT,
+    DEFAULT_HEARTBEAT,
+    Endpoint,
+)
 from ..errors import RabbitmqError
-from .tls import TlsParameters
+from .tls import SNI_DISABLE, TlsParameters
 
-DEFAULT_ADDRESS: Final = "127.0.0.1"
-DEFAULT_PORT: Final = 5672
-DEFAULT_TLS_PORT: Final = 5671
-DEFAULT_HEARTBEAT: Final = 60
-DEFAULT_CONNECT_TIMEOUT: Final = 10.0
-DEFAULT_AUTH_MECHANISMS: Final = ("PLAIN",)
+DEFAULT_ADDRESS = "127.0.0.1"
+DEFAULT_PORT = 5672
+DEFAULT_TLS_PORT = 5671
 
 # Fewer could not hold the layer's own AMQP channels beside a few for the user's publishes.
-LEAST_CHANNEL_MAX: Final = 16
+LEAST_CHANNEL_MAX = 16
 # AMQP 0-9-1's frame-min-size.
-LEAST_FRAME_MAX: Final = 4096
+LEAST_FRAME_MAX = 4096
 
-_AUTH_MECHANISMS: Final = ("PLAIN", "AMQPLAIN", "EXTERNAL")
+_AUTH_MECHANISMS = ("PLAIN", "AMQPLAIN", "EXTERNAL")
 
+# Parameters that a ready-made context leaves no room for.
+_CONTEXT_PARAMETERS = ("cacertfile", "certfile", "keyfile", "password", "verify")
 # Parameters that say something about TLS, so that a URL without TLS must not have them.
-_TLS_PARAMETERS: Final = (
-    "cacertfile",
-    "certfile",
-    "keyfile",
-    "password",
-    "verify",
+_TLS_PARAMETERS = (
+    *_CONTEXT_PARAMETERS,
     "server_name_indication",
     "fail_if_no_peer_cert",
     "customize_hostname_check",
 )
-_OTHER_PARAMETERS: Final = (
+PARAMETERS = (
+    *_TLS_PARAMETERS,
     "heartbeat",
     "connection_timeout",
     "auth_mechanism",
     "channel_max",
     "frame_max",
 )
-_PARAMETERS: Final = _TLS_PARAMETERS + _OTHER_PARAMETERS
 
-# RFC 3986, appendix B, with the parts that an AMQP URL must have.
-_URL: Final = re.compile(
-    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)"
-    r"(?P<path>/[^?#]*)?(?:\?(?P<query>[^#]*))?(?P<fragment>#.*)?"
-)
-_HOST_AND_PORT: Final = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>.*))?")
-_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_SPACE_OR_CONTROL: Final = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
-_NOT_IN_A_HOST: Final = re.compile(r"[\s\x00-\x1f\x7f-\x9f/?#@:\[\]%]")
-_NUMBER: Final = re.compile(r"[0-9]{1,9}")
+# urlsplit() lets pass what stands around the brackets.
+_ADDRESS = re.compile(r"(\[[^\[\]]+\]|[^:\[\]]*)(:.*)?")
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_SPACE_OR_CONTROL = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
+_NOT_IN_A_HOST = re.compile(r"[\s\x00-\x1f\x7f-\x9f/?#@:\[\]%]")
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 class InvalidUrl(RabbitmqError, ValueError):
     """The URL, or one of its parameters, cannot be used. The text never quotes the URL."""
 
 
-@dataclass(frozen=True)
-class AmqpUri:
-    """What one AMQP URL says, decoded, with defaults for what it leaves out."""
+def parse(url: str, *, has_context: bool = False) -> tuple[Endpoint, TlsParameters | None]:
+    """Read an AMQP URL, such as ``amqps://user:p%40ss@[::1]:5671/my%2Fvhost?heartbeat=20``.
 
-    tls: bool
-    """Whether the scheme is ``amqps``."""
-    host: str
-    """A name or an address; IPv6 without its brackets."""
-    port: int | None
-    """``None`` where the URL names none: the default depends on whether TLS is used in the end."""
-    username: str = field(repr=False)
-    password: str = field(repr=False)
-    virtual_host: str
-    heartbeat: int = DEFAULT_HEARTBEAT
-    """Seconds to offer the server; 0 asks for none."""
-    connect_timeout: float = DEFAULT_CONNECT_TIMEOUT
-    """Seconds for the whole way to an open connection (the URL has milliseconds)."""
-    auth_mechanisms: tuple[str, ...] = DEFAULT_AUTH_MECHANISMS
-    """SASL mechanisms in order of preference."""
-    channel_max: int = 0
-    """Most AMQP channels to agree on; 0 leaves it to the server."""
-    frame_max: int = 0
-    """Most bytes of a frame to agree on; 0 leaves it to the server."""
-    tls_parameters: TlsParameters = field(default_factory=TlsParameters)
-    """The parameters that build an ``ssl.SSLContext``."""
-    tls_parameter_names: tuple[str, ...] = ()
-    """Names of all parameters about TLS that the URL has, in its order."""
+    Gives the endpoint, whose ``tls`` is still to be set, and what to make its context of: None
+    where there is no TLS, and with ``has_context``, which says that one is there already and that
+    TLS is used whichever scheme the URL has.
 
-
-def parse(url: str) -> AmqpUri:
+    Raises :class:`InvalidUrl`, which says what is wrong without quoting the URL.
     """
-    Read an AMQP URL, such as ``amqps://user:p%40ss@[::1]:5671/my%2Fvhost?heartbeat=20``.
-
-    Raises `InvalidUrl`, which says what is wrong without quoting the URL.
-    """
-    if _SPACE_OR_CONTROL.search(url):
-        raise InvalidUrl(
-            "the URL has a space or a control character, which must be percent-encoded"
-        )
-    match = _URL.fullmatch(url)
-    if match is None:
-        raise InvalidUrl(
-            "a URL starts with amqp:// or amqps://, such as amqp://user:pass@host/vhost"
-        )
-    scheme = match["scheme"].lower()
-    if scheme not in ("amqp", "amqps"):
-        raise InvalidUrl("the URL's scheme must be amqp or amqps")
-
-    authority, path, query = match["authority"], match["path"] or "", match["query"] or ""
-    if "@" in path + query + (match["fragment"] or ""):
-        raise InvalidUrl(
-            "the URL has an '@' after the host; percent-encode '/' (%2F), '?' (%3F) and '#' (%23) "
-            "in the user name and password, and '@' (%40) in the virtual host and parameters"
-        )
-    if match["fragment"] is not None:
-        raise InvalidUrl("the URL has a '#', which must be percent-encoded as %23")
-
-    username, password, address = _credentials(authority)
-    host, port = _host_and_port(address)
-    parameters = _parameters(query)
+    parts = _split(url)
+    given = _parameters(parts.query)
     # The last value is the only one, but for auth_mechanism.
-    one = {name: values[-1] for name, values in parameters.items()}
+    one = {name: values[-1] for name, values in given.items()}
     _check_ignored(one)
-    return AmqpUri(
-        tls=scheme == "amqps",
+    host = _host(parts)
+    mechanisms = _auth_mechanisms(given.get("auth_mechanism", ()))
+    secure = parts.scheme == "amqps"
+    parameters = _tls_parameters(one, secure, has_context, mechanisms)
+    server_name = one.get("server_name_indication")
+    endpoint = Endpoint(
         host=host,
-        port=port,
-        username=username,
-        password=password,
-        virtual_host=_virtual_host(path),
+        port=_port(parts) or (DEFAULT_TLS_PORT if secure or has_context else DEFAULT_PORT),
+        username="guest" if parts.username is None else _decode(parts.username, "user name"),
+        password="guest" if parts.password is None else _decode(parts.password, "password"),
+        virtual_host=_virtual_host(parts.path),
+        tls=None,
+        server_hostname=(
+            None
+            if server_name == SNI_DISABLE or not (secure or has_context)
+            # A scope (fe80::1%eth0) is for routing and is in no certificate.
+            else server_name or host.partition("%")[0]
+        ),
         heartbeat=_number(one, "heartbeat", 0, 65535, "seconds", DEFAULT_HEARTBEAT),
         connect_timeout=_number(
             one,
@@ -156,22 +112,46 @@ def parse(url: str) -> AmqpUri:
             1,
             999_999_999,
             "milliseconds",
-            DEFAULT_CONNECT_TIMEOUT * 1000,
+            round(DEFAULT_CONNECT_TIMEOUT * 1000),
         )
         / 1000,
-        auth_mechanisms=_auth_mechanisms(parameters.get("auth_mechanism", ())),
+        auth_mechanisms=mechanisms,
         channel_max=_number(one, "channel_max", LEAST_CHANNEL_MAX, 65535, "channels", 0),
         frame_max=_number(one, "frame_max", LEAST_FRAME_MAX, 999_999_999, "bytes", 0),
-        tls_parameters=TlsParameters(
-            cacertfile=one.get("cacertfile"),
-            certfile=one.get("certfile"),
-            keyfile=one.get("keyfile"),
-            password=one.get("password"),
-            verify_peer=_choice(one, "verify", ("verify_peer", "verify_none")) != "verify_none",
-            server_name_indication=one.get("server_name_indication"),
-        ),
-        tls_parameter_names=tuple(name for name in parameters if name in _TLS_PARAMETERS),
     )
+    return endpoint, parameters
+
+
+def _split(url: str) -> SplitResult:
+    if _SPACE_OR_CONTROL.search(url):
+        raise InvalidUrl(
+            "the URL has a space or a control character, which must be percent-encoded"
+        )
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        raise InvalidUrl(
+            "a URL starts with amqp:// or amqps://, such as amqp://user:pass@host/vhost"
+        )
+    if scheme.lower() not in ("amqp", "amqps"):
+        raise InvalidUrl("the URL's scheme must be amqp or amqps")
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = None
+    if parts is None or not _ADDRESS.fullmatch(parts.netloc.rpartition("@")[2]):
+        # Raised here, because the other error quotes what may hold a password.
+        raise InvalidUrl(
+            "the URL's host is not a name or an IPv4 address, and not an IPv6 address in brackets, "
+            "such as [::1]; brackets in the user name and password must be percent-encoded"
+        )
+    if "@" in parts.path + parts.query + parts.fragment:
+        raise InvalidUrl(
+            "the URL has an '@' after the host; percent-encode '/' (%2F), '?' (%3F) and '#' (%23) "
+            "in the user name and password, and '@' (%40) in the virtual host and parameters"
+        )
+    if "#" in url:
+        raise InvalidUrl("the URL has a '#', which must be percent-encoded as %23")
+    return parts
 
 
 def _decode(text: str, what: str) -> str:
@@ -191,43 +171,16 @@ def _decode(text: str, what: str) -> str:
     return decoded
 
 
-def _credentials(authority: str) -> tuple[str, str, str]:
-    # A bare '@' or ':' in the password is not ambiguous, and version 4.0.1 took it.
-    userinfo, at, address = authority.rpartition("@")
-    if not at:
-        return "guest", "guest", address
-    username, colon, password = userinfo.partition(":")
-    return (
-        _decode(username, "user name"),
-        _decode(password, "password") if colon else "guest",
-        address,
-    )
-
-
-def _host_and_port(address: str) -> tuple[str, int | None]:
-    match = _HOST_AND_PORT.fullmatch(address)
-    if match is None:
-        raise InvalidUrl("the URL's host is not valid; an IPv6 address goes in brackets: [::1]")
-    port = match["port"]
-    if port and not (_NUMBER.fullmatch(port) and 1 <= int(port) <= 65535):
-        raise InvalidUrl(
-            "the URL's port must be a number from 1 to 65535; "
-            "an IPv6 address goes in brackets: [::1]"
-        )
-    return _host(match["host"]), int(port) if port else None
-
-
-def _host(text: str) -> str:
-    if not text:
+def _host(parts: SplitResult) -> str:
+    if not parts.hostname:
         return DEFAULT_ADDRESS
-    if text.startswith("["):
-        host = _decode(text[1:-1], "host")
+    host = _decode(parts.hostname, "host")
+    if parts.netloc.rpartition("@")[2].startswith("["):
         try:
             ipaddress.IPv6Address(host)
         except ValueError:
             raise InvalidUrl("the URL's host in brackets is not an IPv6 address") from None
         return host
-    host = _decode(text, "host")
     try:
         # What getaddrinfo() will do, later and far from the one who wrote the URL.
         host.encode("idna")
@@ -236,6 +189,19 @@ def _host(text: str) -> str:
     if _NOT_IN_A_HOST.search(host):
         raise InvalidUrl("the URL's host is not a valid name")
     return host
+
+
+def _port(parts: SplitResult) -> int | None:
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise InvalidUrl(
+            "the URL's port must be a number from 1 to 65535; "
+            "an IPv6 address goes in brackets: [::1]"
+        )
+    return port
 
 
 def _virtual_host(path: str) -> str:
@@ -249,16 +215,18 @@ def _virtual_host(path: str) -> str:
     return decoded
 
 
+# Parameters
+
+
 def _parameters(query: str) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     name = ""
-    for part in query.split("&"):
-        if not part:
-            continue
+    # Not parse_qsl(), to which a plus sign is a space.
+    for part in filter(None, query.split("&")):
         previous = name
         encoded_name, _, text = part.partition("=")
         name = _decode(encoded_name, "query")
-        if name not in _PARAMETERS:
+        if name not in PARAMETERS:
             raise InvalidUrl(_unknown_parameter(name, previous))
         value = _decode(text, f"parameter {name!r}")
         if not value:
@@ -281,20 +249,54 @@ def _unknown_parameter(name: str, previous: str) -> str:
             "the URL's parameter 'depth' is not supported: Python's ssl module cannot limit the "
             "length of a certificate chain"
         )
-    close = difflib.get_close_matches(name, _PARAMETERS, n=1)
+    close = difflib.get_close_matches(name, PARAMETERS, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return (
         f"the URL's parameter {name!r} is not known{hint}; "
-        f"the parameters are {', '.join(sorted(_PARAMETERS))}"
+        f"the parameters are {', '.join(sorted(PARAMETERS))}"
     )
 
 
-def _number(
-    parameters: dict[str, str], name: str, least: int, most: int, unit: str, default: float
-) -> int:
-    text = parameters.get(name)
+def _tls_parameters(
+    one: dict[str, str], secure: bool, has_context: bool, mechanisms: tuple[str, ...]
+) -> TlsParameters | None:
+    names = [name for name in one if name in _TLS_PARAMETERS]
+    if has_context:
+        # Two sources for one thing: whichever won, somebody would trust the wrong certificates.
+        clash = ", ".join(repr(name) for name in names if name in _CONTEXT_PARAMETERS)
+        if clash:
+            raise InvalidUrl(
+                f"the URL has {clash} although the option 'ssl_context' is given; use one of them, "
+                "or load the files into the context"
+            )
+        return None
+    if not secure and names:
+        # Left unsaid, the connection would be in clear text, against the writer's intention.
+        raise InvalidUrl(
+            f"the URL has {', '.join(map(repr, names))} but no TLS; "
+            "write amqps:// instead of amqp://"
+        )
+    if mechanisms == ("EXTERNAL",) and "certfile" not in one:
+        raise InvalidUrl(
+            "auth_mechanism=external needs TLS with a client certificate: an amqps:// URL with the "
+            "parameters 'certfile' and 'keyfile', or the option 'ssl_context'"
+        )
+    if not secure:
+        return None
+    return TlsParameters(
+        cacertfile=one.get("cacertfile"),
+        certfile=one.get("certfile"),
+        keyfile=one.get("keyfile"),
+        password=one.get("password"),
+        verify_peer=_choice(one, "verify", ("verify_peer", "verify_none")) != "verify_none",
+        server_name_indication=one.get("server_name_indication"),
+    )
+
+
+def _number(one: dict[str, str], name: str, least: int, most: int, unit: str, default: int) -> int:
+    text = one.get(name)
     if text is None:
-        return int(default)
+        return default
     if not (_NUMBER.fullmatch(text) and least <= int(text) <= most):
         raise InvalidUrl(
             f"the URL's parameter {name!r} must be a whole number of {unit} from {least} to {most}"
@@ -302,32 +304,25 @@ def _number(
     return int(text)
 
 
-def _choice(parameters: dict[str, str], name: str, choices: tuple[str, ...]) -> str | None:
-    text = parameters.get(name)
+def _choice(one: dict[str, str], name: str, choices: tuple[str, ...]) -> str | None:
+    text = one.get(name)
     if text is not None and text not in choices:
         raise InvalidUrl(f"the URL's parameter {name!r} must be {' or '.join(choices)}")
     return text
 
 
 def _auth_mechanisms(values: tuple[str, ...]) -> tuple[str, ...]:
-    if not values:
-        return DEFAULT_AUTH_MECHANISMS
     names = tuple(dict.fromkeys(value.upper() for value in values))
     if not set(names) <= set(_AUTH_MECHANISMS):
-        raise InvalidUrl(
-            "the URL's parameter 'auth_mechanism' must be "
-            + ", ".join(name.lower() for name in _AUTH_MECHANISMS[:-1])
-            + f" or {_AUTH_MECHANISMS[-1].lower()}"
-        )
-    return names
+        raise InvalidUrl("the URL's parameter 'auth_mechanism' must be plain, amqplain or external")
+    return names or DEFAULT_AUTH_MECHANISMS
 
 
-def _check_ignored(parameters: dict[str, str]) -> None:
-    """
-    Refuse wrong values of the two parameters that change nothing here.
+def _check_ignored(one: dict[str, str]) -> None:
+    """Refuse wrong values of the two parameters that change nothing here.
 
     ``fail_if_no_peer_cert`` is for TLS servers, and ``customize_hostname_check=https`` asks for the
     matching of wildcards that Python does anyway. URLs written for RabbitMQ's own client have them.
     """
-    _choice(parameters, "fail_if_no_peer_cert", ("true", "false"))
-    _choice(parameters, "customize_hostname_check", ("https",))
+    _choice(one, "fail_if_no_peer_cert", ("true", "false"))
+    _choice(one, "customize_hostname_check", ("https",))

@@ -13,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from channels_rabbitmq.amqp.endpoint import Endpoint
 from channels_rabbitmq.config.hints import HINTS
-from channels_rabbitmq.config.options import DEFAULT_HOST, MEANINGS, Config, Options
+from channels_rabbitmq.config.options import DEFAULT_HOST, OPTIONS, Config, Options
 
 
 def options(**config: object) -> Options:
@@ -89,13 +89,13 @@ class TestDefaults:
         assert options(expiry=7, local_expiry=3).local_expiry == 3.0
 
     def test_every_option_is_explained(self) -> None:
-        """MEANINGS has each field of Options, with host and ssl_context for endpoints."""
+        """OPTIONS has each field of Options, with host and ssl_context for endpoints."""
         fields = {field.name for field in dataclasses.fields(Options)} - {"endpoints"}
-        assert set(MEANINGS) == fields | {"host", "ssl_context"}
+        assert set(OPTIONS) == fields | {"host", "ssl_context"}
 
     def test_every_option_has_a_type(self) -> None:
         """Config, which type checkers read, has every option and no other."""
-        assert set(Config.__annotations__) == set(MEANINGS)
+        assert set(Config.__annotations__) == set(OPTIONS)
 
     def test_options_are_frozen(self) -> None:
         """Nobody changes options under a running layer."""
@@ -353,7 +353,7 @@ class TestTls:
         """To log in by certificate alone takes TLS and a certificate, if that is visible."""
         query = "auth_mechanism=external"
         assert "needs TLS with a client certificate" in error(host=f"amqp://h?{query}")
-        assert "needs a client certificate" in error(host=f"amqps://h?{query}")
+        assert "needs TLS with a client certificate" in error(host=f"amqps://h?{query}")
         context = ssl.create_default_context()
         result = endpoint(f"amqps://h?{query}", ssl_context=context)
         assert result.auth_mechanisms == ("EXTERNAL",)
@@ -372,7 +372,7 @@ class TestUnknownOptions:
         message = error(local_capcity=1)
         assert "Option 'local_capcity' is not known to channels_rabbitmq" in message
         assert "did you mean 'local_capacity'" in message
-        assert message.endswith(f"The options are: {', '.join(MEANINGS)}.")
+        assert message.endswith(f"The options are: {', '.join(OPTIONS)}.")
 
     def test_an_option_like_no_other(self) -> None:
         """Without a near one, only the allowed options are listed."""
@@ -394,7 +394,7 @@ class TestUnknownOptions:
 
     def test_hints_are_for_what_is_missing(self) -> None:
         """No hint speaks about an option that the layer has."""
-        assert not set(HINTS) & set(MEANINGS)
+        assert not set(HINTS) & set(OPTIONS)
 
     def test_values_of_unknown_options_are_not_shown(self) -> None:
         """The value of an unknown option may be a secret."""

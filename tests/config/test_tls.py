@@ -20,7 +20,6 @@ from channels_rabbitmq.config.tls import (
     TlsParameters,
     build_context,
     check_client,
-    check_server_name,
 )
 
 PASSPHRASE = "open sésame"
@@ -153,11 +152,23 @@ def test_client_certificate_is_presented(files: Files, how: str) -> None:
         (None, "missing", "key", None, "'certfile' cannot be read: {} (No such file"),
         (None, "text", "key", None, "'certfile' has no usable PEM certificate: {}"),
         (None, "cert", "missing", None, "'keyfile' cannot be read: {} (No such file"),
-        (None, "cert", "text", None, "no usable PEM private key; key in 'keyfile': {}"),
-        (None, "cert", None, None, "no usable PEM private key; key in 'certfile': {}"),
+        (
+            None,
+            "cert",
+            "text",
+            None,
+            "is in 'keyfile': {}, which is no usable PEM private key",
+        ),
+        (
+            None,
+            "cert",
+            None,
+            None,
+            "is in 'certfile': {}, which is no usable PEM private key",
+        ),
         (None, "cert", "other_key", None, "does not belong to the certificate"),
         (None, "cert", "encrypted_key", None, "is encrypted and needs the parameter 'password'"),
-        (None, "cert", "encrypted_key", "Zw9", "'password' does not decrypt the private key"),
+        (None, "cert", "encrypted_key", "Zw9", "'password' does not decrypt"),
         (None, "cert", "encrypted_key", "Zw9" * 999, "'password' does not decrypt"),
         (None, None, "key", None, "'keyfile' needs 'certfile' beside it"),
         (None, None, None, "Zw9", "'password' needs 'certfile' beside it"),
@@ -177,7 +188,7 @@ def test_unusable_files_are_named(
     ]
     with pytest.raises(InvalidTls) as raised:
         build_context(TlsParameters(paths[0], paths[1], paths[2], password))
-    assert says.split("{}")[0] in str(raised.value)
+    assert all(part in str(raised.value) for part in says.split("{}"))
     assert any(path in str(raised.value) for path in paths if path) or not any(paths[:2])
     assert "Zw9" not in str(raised.value)
 
@@ -199,16 +210,16 @@ def test_context_for_servers_is_refused() -> None:
 def test_names_that_tls_cannot_send_are_refused(name: str) -> None:
     """A server name that the TLS library refuses is found before the first connection."""
     with pytest.raises(InvalidTls, match="not valid in TLS"):
-        check_server_name(ssl.create_default_context(), name)
+        check_client(ssl.create_default_context(), name)
 
 
 def test_no_name_needs_a_context_that_checks_none() -> None:
     """A context that checks names cannot be used where the URL disables the name."""
     context = ssl.create_default_context()
     with pytest.raises(InvalidTls, match="check_hostname is False"):
-        check_server_name(context, None)
+        check_client(context, None)
     context.check_hostname = False
-    check_server_name(context, None)
+    check_client(context, None)
 
 
 def test_repr_hides_the_passphrase() -> None:

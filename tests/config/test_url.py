@@ -9,7 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from channels_rabbitmq.config.url import AmqpUri, InvalidUrl, parse
+from channels_rabbitmq.amqp.endpoint import Endpoint
+from channels_rabbitmq.config.tls import TlsParameters
+from channels_rabbitmq.config.url import InvalidUrl, parse
 
 # The examples of the specification's appendix A, with our defaults where a component is absent.
 APPENDIX_A = [
@@ -18,16 +20,16 @@ APPENDIX_A = [
         "amqp://user%61:%61pass@ho%61st:10000/v%2fhost",
         ("usera", "apass", "hoast", 10000, "v/host"),
     ),
-    ("amqp://", ("guest", "guest", "127.0.0.1", None, "/")),
-    ("amqp://:@/", ("", "", "127.0.0.1", None, "/")),
-    ("amqp://user@", ("user", "guest", "127.0.0.1", None, "/")),
-    ("amqp://user:pass@", ("user", "pass", "127.0.0.1", None, "/")),
-    ("amqp://host", ("guest", "guest", "host", None, "/")),
+    ("amqp://", ("guest", "guest", "127.0.0.1", 5672, "/")),
+    ("amqp://:@/", ("", "", "127.0.0.1", 5672, "/")),
+    ("amqp://user@", ("user", "guest", "127.0.0.1", 5672, "/")),
+    ("amqp://user:pass@", ("user", "pass", "127.0.0.1", 5672, "/")),
+    ("amqp://host", ("guest", "guest", "host", 5672, "/")),
     ("amqp://:10000", ("guest", "guest", "127.0.0.1", 10000, "/")),
-    ("amqp:///vhost", ("guest", "guest", "127.0.0.1", None, "vhost")),
-    ("amqp://host/", ("guest", "guest", "host", None, "/")),
-    ("amqp://host/%2f", ("guest", "guest", "host", None, "/")),
-    ("amqp://[::1]", ("guest", "guest", "::1", None, "/")),
+    ("amqp:///vhost", ("guest", "guest", "127.0.0.1", 5672, "vhost")),
+    ("amqp://host/", ("guest", "guest", "host", 5672, "/")),
+    ("amqp://host/%2f", ("guest", "guest", "host", 5672, "/")),
+    ("amqp://[::1]", ("guest", "guest", "::1", 5672, "/")),
 ]
 
 # Any text that a part of a URL can carry: RFC 4616 and AMQP exclude NUL, UTF-8 lone surrogates.
@@ -35,14 +37,20 @@ TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 VIRTUAL_HOST = TEXT.filter(lambda text: 0 < len(text) <= 127 and len(text.encode()) <= 255)
 
 
-def parts(uri: AmqpUri) -> tuple[str, str, str, int | None, str]:
-    return uri.username, uri.password, uri.host, uri.port, uri.virtual_host
+def parts(endpoint: Endpoint) -> tuple[str, str, str, int, str]:
+    return (
+        endpoint.username,
+        endpoint.password,
+        endpoint.host,
+        endpoint.port,
+        endpoint.virtual_host,
+    )
 
 
 @pytest.mark.parametrize(("url", "expected"), APPENDIX_A)
 def test_examples_of_the_specification(url: str, expected: tuple[object, ...]) -> None:
     """Each URL of the specification's appendix gives the parts that it lists."""
-    assert parts(parse(url)) == expected
+    assert parts(parse(url)[0]) == expected
 
 
 @given(username=TEXT, password=TEXT, virtual_host=VIRTUAL_HOST)
@@ -53,8 +61,8 @@ def test_percent_encoded_parts_come_back_decoded(
 ) -> None:
     """Whatever text is percent-encoded into a URL is what the connection will use."""
     encoded = [quote(text, safe="") for text in (username, password, virtual_host)]
-    uri = parse("amqp://{}:{}@host:1/{}".format(*encoded))
-    assert parts(uri) == (username, password, "host", 1, virtual_host)
+    endpoint, _ = parse("amqp://{}:{}@host:1/{}".format(*encoded))
+    assert parts(endpoint) == (username, password, "host", 1, virtual_host)
 
 
 @given(st.text())
@@ -92,31 +100,33 @@ def test_a_passphrase_with_an_ampersand_is_not_quoted() -> None:
 )
 def test_scheme_decides_about_tls(url: str, expected: bool) -> None:
     """The scheme is read without regard to case, and amqps means TLS."""
-    assert parse(url).tls is expected
+    endpoint, parameters = parse(url)
+    assert (parameters is not None) is expected
+    assert endpoint.port == (5671 if expected else 5672)
 
 
 @pytest.mark.parametrize(
     ("address", "expected"),
     [
-        ("rabbit.example.com", ("rabbit.example.com", None)),
+        ("rabbit.example.com", ("rabbit.example.com", 5672)),
         ("rabbit-1:5673", ("rabbit-1", 5673)),
-        ("10.0.0.1:", ("10.0.0.1", None)),
+        ("10.0.0.1:", ("10.0.0.1", 5672)),
         ("[::1]:5673", ("::1", 5673)),
-        ("[2001:db8::7]", ("2001:db8::7", None)),
-        ("[fe80::1%25eth0]", ("fe80::1%eth0", None)),
-        ("bücher.example", ("bücher.example", None)),
+        ("[2001:db8::7]", ("2001:db8::7", 5672)),
+        ("[fe80::1%25eth0]", ("fe80::1%eth0", 5672)),
+        ("bücher.example", ("bücher.example", 5672)),
         ("host:65535", ("host", 65535)),
     ],
 )
-def test_host_and_port(address: str, expected: tuple[str, int | None]) -> None:
+def test_host_and_port(address: str, expected: tuple[str, int]) -> None:
     """Names, IPv4 and bracketed IPv6 addresses are read with and without a port."""
-    uri = parse(f"amqp://user:pass@{address}/vhost")
-    assert (uri.host, uri.port) == expected
+    endpoint, _ = parse(f"amqp://user:pass@{address}/vhost")
+    assert (endpoint.host, endpoint.port) == expected
 
 
 def test_a_bare_at_sign_and_colon_in_the_password() -> None:
     """Version 4.0.1 took a password with a bare '@' or ':', and so do we."""
-    assert parts(parse("amqp://user:p@s:s@host"))[:3] == ("user", "p@s:s", "host")
+    assert parts(parse("amqp://user:p@s:s@host")[0])[:3] == ("user", "p@s:s", "host")
 
 
 @pytest.mark.parametrize(
@@ -166,46 +176,38 @@ def test_unusable_urls_are_refused(url: str, says: str) -> None:
 
 def test_all_parameters() -> None:
     """Each query parameter arrives where it belongs, in our units."""
-    uri = parse(
+    endpoint, tls = parse(
         "amqps://host?heartbeat=20&connection_timeout=2500&auth_mechanism=EXTERNAL"
         "&auth_mechanism=plain&channel_max=100&frame_max=8192&cacertfile=/a%20b/ca.pem"
         "&certfile=c.pem&keyfile=k.pem&password=p%26q+r&verify=verify_none"
         "&server_name_indication=rabbit&fail_if_no_peer_cert=true&customize_hostname_check=https"
     )
-    assert uri.heartbeat == 20
-    assert uri.connect_timeout == 2.5
-    assert uri.auth_mechanisms == ("EXTERNAL", "PLAIN")
-    assert (uri.channel_max, uri.frame_max) == (100, 8192)
-    tls = uri.tls_parameters
+    assert endpoint.heartbeat == 20
+    assert endpoint.connect_timeout == 2.5
+    assert endpoint.auth_mechanisms == ("EXTERNAL", "PLAIN")
+    assert (endpoint.channel_max, endpoint.frame_max) == (100, 8192)
+    assert endpoint.server_hostname == "rabbit"
+    assert tls is not None
     assert (tls.cacertfile, tls.certfile, tls.keyfile) == ("/a b/ca.pem", "c.pem", "k.pem")
     assert tls.password == "p&q+r"
     assert not tls.verify_peer
     assert tls.server_name_indication == "rabbit"
-    assert uri.tls_parameter_names == (
-        "cacertfile",
-        "certfile",
-        "keyfile",
-        "password",
-        "verify",
-        "server_name_indication",
-        "fail_if_no_peer_cert",
-        "customize_hostname_check",
-    )
 
 
 def test_defaults_of_parameters() -> None:
     """No parameters: heartbeat 60 s, 10 s to connect, PLAIN, the server's limits, verification."""
-    uri = parse("amqps://host?")
-    assert (uri.heartbeat, uri.connect_timeout) == (60, 10.0)
-    assert uri.auth_mechanisms == ("PLAIN",)
-    assert (uri.channel_max, uri.frame_max) == (0, 0)
-    assert uri.tls_parameters.verify_peer
-    assert uri.tls_parameter_names == ()
+    endpoint, tls = parse("amqps://host?")
+    assert (endpoint.heartbeat, endpoint.connect_timeout) == (60, 10.0)
+    assert endpoint.auth_mechanisms == ("PLAIN",)
+    assert (endpoint.channel_max, endpoint.frame_max) == (0, 0)
+    assert endpoint.server_hostname == "host"
+    assert tls == TlsParameters()
+    assert tls.verify_peer
 
 
 def test_heartbeat_zero_is_off() -> None:
     """A heartbeat of 0 is allowed and asks for none."""
-    assert parse("amqp://host?heartbeat=0").heartbeat == 0
+    assert parse("amqp://host?heartbeat=0")[0].heartbeat == 0
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from channels_rabbitmq import errors
 from channels_rabbitmq.amqp import protocol
 from channels_rabbitmq.broker import recovery
 from channels_rabbitmq.config import url
-from channels_rabbitmq.config.options import DEFAULT_HOST, MEANINGS, Options
+from channels_rabbitmq.config.options import DEFAULT_HOST, OPTIONS, Options
 from channels_rabbitmq.core import RabbitmqChannelLayer
 from channels_rabbitmq.wire.messages import GROUP_KEY
 from channels_rabbitmq.wire.serializers import make_codec
@@ -113,7 +113,7 @@ def test_every_option_is_documented(page: str) -> None:
     """The tables have all options and no others, with their true defaults."""
     rows = table(page, "options-table")
     names = [row[0].astext() for row in rows]
-    assert sorted(names) == sorted(MEANINGS)
+    assert sorted(names) == sorted(OPTIONS)
 
     options = Options.from_config({})
     for row in rows:
@@ -137,7 +137,7 @@ def test_every_option_is_documented(page: str) -> None:
 def test_every_option_has_a_section() -> None:
     """Each option is explained under a heading of its own."""
     headings = {title.astext() for title in read("docs/options.rst").findall(nodes.title)}
-    assert set(MEANINGS) <= headings
+    assert set(OPTIONS) <= headings
 
 
 def test_ranges() -> None:
@@ -188,7 +188,7 @@ def test_every_parameter_of_the_url_is_documented() -> None:
         for row in table("docs/options.rst", "parameters-table")
         for name in literals(row[0])
     }
-    assert sorted(rows) == sorted(url._PARAMETERS)
+    assert sorted(rows) == sorted(url.PARAMETERS)
     assert int(rows["heartbeat"]) == url.DEFAULT_HEARTBEAT
     assert int(rows["connection_timeout"]) == url.DEFAULT_CONNECT_TIMEOUT * 1000
     assert (rows["auth_mechanism"].upper(),) == url.DEFAULT_AUTH_MECHANISMS
