@@ -1,10 +1,12 @@
-"""`Options.from_config`: what a configuration may say, what it means, and how errors name it."""
+"""``config.options``: what a configuration may say, what it means, and how errors name it."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import ssl
+import traceback
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,6 @@ import trustme
 from django.core.exceptions import ImproperlyConfigured
 
 from channels_rabbitmq.amqp.endpoint import Endpoint
-from channels_rabbitmq.config.hints import HINTS
 from channels_rabbitmq.config.options import DEFAULT_HOST, OPTIONS, Config, Options
 
 
@@ -159,6 +160,15 @@ class TestNumbers:
         assert options(expiry=0.001).expiry_ms == 1
         assert options(expiry=4294967.295).expiry_ms == 2**32 - 1
 
+    def test_group_expiry(self) -> None:
+        """It is in whole seconds, and 0 is none."""
+        assert options(group_expiry=0).group_expiry == 0
+        assert options(group_expiry=86400).group_expiry == 86400
+        for value in (-1, 0.5, True, "60", None):
+            assert "Option 'group_expiry' must be a whole number from 0" in error(
+                group_expiry=value
+            )
+
 
 class TestGroupsExchange:
     """The exchange's name follows AMQP 0-9-1."""
@@ -185,6 +195,90 @@ class TestGroupsExchange:
         message = error(groups_exchange=name)
         assert "'groups_exchange'" in message
         assert says in message
+
+
+class TestPrefix:
+    """What keeps projects apart."""
+
+    @pytest.mark.parametrize("prefix", ["", "a", "my-project_2.x", "p" * 41])
+    def test_prefix(self, prefix: str) -> None:
+        """A prefix has the characters of a channel's name, and leaves room for 200 of those."""
+        assert options(prefix=prefix).prefix == prefix
+
+    @pytest.mark.parametrize("prefix", ["p" * 42, "asgi:", "a b", "ü", "a!", "a\n"])
+    def test_wrong_prefix(self, prefix: str) -> None:
+        """Colons would blur where the prefix ends; too long a one would not fit into AMQP."""
+        assert "Option 'prefix' must be a str of at most 41 ASCII letters" in error(prefix=prefix)
+
+    def test_prefix_of_another_type(self) -> None:
+        """A prefix is text."""
+        assert error(prefix=None) == "Option 'prefix' must be a str, not a value of type NoneType."
+
+
+class TestCapacities:
+    """Capacities of normal channels, and of some channels."""
+
+    def test_capacity(self) -> None:
+        """It is a number of messages."""
+        assert options(capacity=5).capacity == 5
+        assert "Option 'capacity' must be a whole number from 1" in error(capacity=0)
+
+    def test_channel_capacity(self) -> None:
+        """Patterns are globs or compiled expressions, the first that matches counts."""
+        made = options(
+            capacity=7,
+            channel_capacity={"http.request": 200, "http.response!*": 10, re.compile(r"^web.+"): 5},
+        )
+        assert made.capacity_of("http.request") == 200
+        assert made.capacity_of("http.requests") == 7
+        assert made.own_capacity_of("http.response!abc") == 10
+        assert made.own_capacity_of("websocket") == 5
+        assert made.own_capacity_of("other") is None
+        assert options(channel_capacity=None).channel_capacity == ()
+        assert options(channel_capacity={"*": 1, "a": 2}).capacity_of("a") == 1
+
+    @pytest.mark.parametrize(
+        "value", [[], "a", {"a": 0}, {"a": "1"}, {"a": True}, {1: 1}, {re.compile(b"a"): 1}]
+    )
+    def test_wrong_channel_capacity(self, value: object) -> None:
+        """What is no pattern or no number is refused by the option's name."""
+        assert error(channel_capacity=value).startswith("Option 'channel_capacity' must be a dict")
+
+
+class TestKeys:
+    """Secrets that encrypt messages."""
+
+    def test_keys(self) -> None:
+        """They are a list of secrets that no text shows."""
+        made = options(symmetric_encryption_keys=["Zw9", "Zw8"])
+        assert made.symmetric_encryption_keys == ("Zw9", "Zw8")
+        assert "Zw" not in repr(made)
+        assert options(symmetric_encryption_keys=None).symmetric_encryption_keys == ()
+
+    @pytest.mark.parametrize("value", ["Zw9", b"Zw9", [b"Zw9"], [""], {"Zw9": 1}, 9])
+    def test_wrong_keys(self, value: object) -> None:
+        """One key alone is the likeliest mistake, and is not shown."""
+        message = error(symmetric_encryption_keys=value)
+        assert message.startswith("Option 'symmetric_encryption_keys' must be a list of str")
+        assert "Zw" not in message
+
+
+class TestSerializerAndHooks:
+    """What is called for a message, and for a lost connection."""
+
+    @pytest.mark.parametrize("value", ["", None, int, 3])
+    def test_wrong_serializer(self, value: object) -> None:
+        """It is named by a text."""
+        assert "Option 'serializer_format' must be 'msgpack', 'json' or" in error(
+            serializer_format=value
+        )
+
+    @pytest.mark.parametrize("name", ["on_disconnect", "on_reconnect"])
+    def test_hooks(self, name: str) -> None:
+        """They are functions, or None."""
+        assert getattr(options(**{name: print}), name) is print
+        assert getattr(options(**{name: None}), name) is None
+        assert f"Option '{name}' must be a function" in error(**{name: "print"})
 
 
 class TestHost:
@@ -385,17 +479,35 @@ class TestUnknownOptions:
         message = error(zzz=1, hosts=[], expiry=0)
         assert message.index("'zzz'") < message.index("'hosts'")
 
-    @pytest.mark.parametrize("name", sorted(HINTS))
-    def test_options_of_other_layers(self, name: str) -> None:
-        """Each option of another layer that we know of is answered with what to use here."""
-        assert f"Option '{name}' is not known to channels_rabbitmq: {HINTS[name]}." in error(
-            **{name: "Zw9"}
-        )
-
-    def test_hints_are_for_what_is_missing(self) -> None:
-        """No hint speaks about an option that the layer has."""
-        assert not set(HINTS) & set(OPTIONS)
-
     def test_values_of_unknown_options_are_not_shown(self) -> None:
         """The value of an unknown option may be a secret."""
         assert "Zw9" not in error(PASSWORD="Zw9", passwort="Zw9")
+
+
+class TestSecrets:
+    """What debug pages and error trackers show of a refused option."""
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            {"host": "amqp://u:Zw9@host?x=1"},
+            {"host": ["amqp://u:Zw9@host", "amqp://u:Zw9/@host"]},
+            {"host": "amqp://u:Zw9%00@host"},
+            {"host": "amqps://u:Zw9@host?cacertfile=/nowhere"},
+            {"host": ("Zw9", 5672)},
+            {"symmetric_encryption_keys": "Zw9"},
+            {"symmetric_encryption_keys": ["Zw9", 5]},
+            {"symmetric_encryption_keys": ["Zw9"], "expiry": 0},
+            {"passwort": "Zw9"},
+        ],
+    )
+    def test_no_frame_holds_one(self, config: dict[str, object]) -> None:
+        """No variable of a frame below the caller's, and no error behind the error, has it."""
+        with pytest.raises(ImproperlyConfigured) as raised:
+            Options.from_config(config)
+        assert "Zw9" not in str(raised.value)
+        assert raised.value.__cause__ is None
+        assert raised.value.__context__ is None
+        frames = list(traceback.walk_tb(raised.value.__traceback__))[1:]
+        assert frames
+        assert not [frame.f_code.co_qualname for frame, _ in frames if "Zw9" in str(frame.f_locals)]
