@@ -284,7 +284,7 @@ class OtherOptions(TypedDict, total=False):
     prefix: str
     group_expiry: int
     capacity: int
-    channel_capacity: Mapping[str, int] | Mapping[str | re.Pattern[str], int] | None
+    channel_capacity: Mapping[str | re.Pattern[str], int] | None
     symmetric_encryption_keys: list[str] | tuple[str, ...] | None
     serializer_format: str
     on_disconnect: Hook | None
