@@ -138,7 +138,7 @@ class Deadlines:
         self._timer = None
         self._drop_done()
         while self._watched and self._watched[0][0] <= self._loop.time():
-            self._watched.popleft()[1].set_exception(asyncio.TimeoutError())
+            self._watched.popleft()[1].set_exception(TimeoutError())
             self._drop_done()
         if self._watched:
             self._timer = self._loop.call_at(self._watched[0][0], self._look)
@@ -154,7 +154,7 @@ async def in_time(work: Awaitable[T], timeout: float) -> T:
     try:
         await asyncio.wait({task}, timeout=timeout)
         if not task.done():
-            raise asyncio.TimeoutError
+            raise TimeoutError
         return task.result()
     finally:
         task.cancel()

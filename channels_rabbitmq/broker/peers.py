@@ -172,7 +172,7 @@ class Peers:
         answers = self._asked[question.id] = Answers(question)
         try:
             await in_time(self._ask_all(answers), timeout)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             pass
         finally:
             del self._asked[question.id]
@@ -302,7 +302,7 @@ class Peers:
             names = list(await self._serve(question))
         except (LoopEnded, StopConsumer):
             return  # the asker does without this process, or asks where it lives next
-        except (asyncio.TimeoutError, *_ENDED) as err:
+        except (TimeoutError, *_ENDED) as err:
             # It is asked again, for as long as the other side waits.
             self._served.pop(question.id, None)
             self._warn("Could not do what another process asked for (%s): %s", question.what, err)
@@ -372,7 +372,7 @@ async def _wait(news: asyncio.Event, seconds: float) -> bool:
     """Wait for news, for so long; whether there are some."""
     try:
         await in_time(news.wait(), max(seconds, 0))
-    except asyncio.TimeoutError:
+    except TimeoutError:
         return False
     news.clear()
     return True

@@ -286,7 +286,7 @@ class Recovery:
                 addresses = await in_time(
                     resolve(endpoint.host, endpoint.port), endpoint.connect_timeout
                 )
-            except (OSError, asyncio.TimeoutError) as err:
+            except (TimeoutError, OSError) as err:
                 failures.append(f"{endpoint}: {describe(err)}")
             else:
                 found += [(endpoint, address) for address in addresses]

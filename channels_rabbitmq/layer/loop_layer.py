@@ -323,7 +323,7 @@ class LoopLayer:
         due = self.loop.time() + self._options.send_timeout
         try:
             await self._in_time(self._flush())
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise NotConnected("RabbitMQ is away") from None
         answers = await self._peers.ask_all(Question(FLUSH), max(due - self.loop.time(), 0))
         if not answers.complete:
@@ -343,7 +343,7 @@ class LoopLayer:
     async def _ask_one(self, process: str, question: Question) -> None:
         try:
             await self._peers.ask_one(process, question, self._options.send_timeout)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise NotAnswered("the process of the channel did not answer in time") from None
 
     async def _serve(self, question: Question) -> list[str]:

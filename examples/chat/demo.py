@@ -136,7 +136,7 @@ async def talk(servers: Sequence[Server], room: str) -> bool:
             for client, other in zip(clients, reversed(clients), strict=True):
                 try:
                     await client.expect(type="here", name=other.name)
-                except asyncio.TimeoutError:
+                except TimeoutError:
                     raise DemoError(f"{client.name} does not see {other.name}.") from None
         print()
         ada, grace = clients
@@ -156,7 +156,7 @@ async def say(text: str, speaker: Client, listener: Client) -> bool:
     await speaker.send(type="say", key=key, text=text)
     try:
         line = await listener.expect(type="line", key=key)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         print(f"  {name:>5}'s line did not arrive within {ARRIVES_WITHIN:g} s: {text}", flush=True)
         return False
     took = (time.perf_counter() - sent) * 1000
@@ -209,7 +209,7 @@ def demonstrate(stack: contextlib.ExitStack) -> bool:
         print(f"  server {number}: {server.address}, process {server.pid}")
     try:
         complete = asyncio.run(while_alive(servers, talk(servers, room)))
-    except (DemoError, WebSocketException, OSError, asyncio.TimeoutError) as error:
+    except (TimeoutError, DemoError, WebSocketException, OSError) as error:
         raise DemoError(f"{error or type(error).__name__}\n{printed_by(servers)}") from error
     if not complete:
         raise DemoError(f"Not every line arrived.\n{printed_by(servers)}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 
 from tests.helpers.proxy import Proxy
@@ -64,8 +62,6 @@ async def test_lasting_loops_after_the_thread(proxy: Proxy) -> None:
 async def test_uvloop(amqp_url: str) -> None:
     """uvloop can be home, and bridged to."""
     pytest.importorskip("uvloop")
-    if sys.version_info < (3, 11):
-        pytest.skip("asyncio.Runner is not there")
     await run("uvloop_home", amqp_url)
 
 

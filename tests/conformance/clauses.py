@@ -64,7 +64,7 @@ async def within(awaitable: Awaitable[T], seconds: float = PATIENCE, what: str =
     """Await; fail, saying *what*, if it takes longer."""
     try:
         return await asyncio.wait_for(awaitable, seconds)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         raise AssertionError(f"{what} did not return within {seconds:g} s") from None
 
 

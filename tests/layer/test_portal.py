@@ -7,7 +7,6 @@ import contextlib
 import contextvars
 import gc
 import random
-import sys
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
@@ -93,8 +92,7 @@ async def test_an_error_crosses(home: Owner) -> None:
             references.append(weakref.ref(error))
         assert names[0] == "test_an_error_crosses"
         assert names[-1] == "fail"
-        if sys.version_info >= (3, 11):  # before, a frame of the task's keeps it until a collection
-            await until(lambda: references[0]() is None)
+        await until(lambda: references[0]() is None)
     finally:
         gc.enable()
 

@@ -77,7 +77,7 @@ async def peer(python: str, url: str) -> AsyncIterator[Peer]:
         process.stdin.close()
         try:
             await asyncio.wait_for(process.wait(), 10)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             process.kill()
             await process.wait()
 

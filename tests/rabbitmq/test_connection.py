@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import carehare
 import pamqp.commands
@@ -141,7 +141,7 @@ async def test_order_is_kept(connection: Connection) -> None:
 async def test_properties(connection: Connection) -> None:
     """Every property that a message may have arrives as it was given."""
     await connection.queue_declare("q")
-    when = datetime(2020, 2, 29, 12, 0, tzinfo=timezone.utc)
+    when = datetime(2020, 2, 29, 12, 0, tzinfo=UTC)
     await connection.publish(
         b"body",
         routing_key="q",

@@ -41,6 +41,7 @@ def test_pythons() -> None:
     assert setup_cfg()["options"]["python_requires"] == f">={oldest}"
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
     assert tools["mypy"]["python_version"] == oldest
+    assert tools["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
 
 
 def test_djangos() -> None:

@@ -176,7 +176,7 @@ def test_only_str_keys_are_sent(key: object, wrap: object) -> None:
         object(),
         {1, 2},
         1j,
-        datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc),
+        datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC),
         datetime.date(2020, 1, 1),
         len,
         msgpack.ExtType(5, b"x"),

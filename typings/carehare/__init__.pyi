@@ -4,10 +4,9 @@ import asyncio
 import ssl as _ssl
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, Self
 
 from pamqp.common import Arguments
-from typing_extensions import Self
 
 __all__ = [
     "BadBytesFromServer",
