@@ -1,5 +1,4 @@
-"""
-What to write instead of an option that ``channels_rabbitmq`` does not have.
+"""What to write instead of an option that ``channels_rabbitmq`` does not have.
 
 Read when a configuration has an unknown option. Whoever moves here from another channel layer, or
 writes what other AMQP libraries call an option, learns the way rather than just the refusal.
@@ -9,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
 
-_IN_THE_URL: Final = (
+_IN_THE_URL = (
     "it is a part of the URL in 'host': amqp://user:password@host:port/vhost?parameter=value"
 )
-_DATABASE: Final = (
+_DATABASE = (
     "no database is used; RabbitMQ's address goes into 'host', as an AMQP URL "
     "(amqp://user:password@host:port/vhost)"
 )
 
-HINTS: Final[Mapping[str, str]] = MappingProxyType(
+#: Name of an option that others have -> what serves its purpose here.
+HINTS: Mapping[str, str] = MappingProxyType(
     {
         # channels_redis
         "hosts": "RabbitMQ's address goes into 'host', as an AMQP URL or a list of URLs",
@@ -70,4 +69,3 @@ HINTS: Final[Mapping[str, str]] = MappingProxyType(
         ),
     }
 )
-"""Name of an option that others have -> what serves its purpose here."""
