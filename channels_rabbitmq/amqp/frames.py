@@ -84,7 +84,7 @@ def encode_method(channel: int, method: Method) -> bytes:
 
 
 def encode_start_ok(properties: FieldTable, mechanism: str, response: bytes) -> bytes:
-    """The frame of a ``connection.start-ok``. (pamqp takes no response that is not text.)"""
+    """The frame of a ``connection.start-ok``; pamqp takes no response that is not text."""
     payload = b"%b%b%b%b%b%b" % (
         _START_OK,
         pamqp.encode.field_table(properties),
