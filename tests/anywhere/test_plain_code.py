@@ -37,6 +37,11 @@ async def test_a_channel_lasts_across_calls(proxy: Proxy) -> None:
     assert proxy.accepted == 1
 
 
+async def test_a_cancelled_read_gives_back(proxy: Proxy) -> None:
+    """What was on its way to a call that was cancelled, the next one receives, once."""
+    await run("cancelled_reads", proxy.url)
+
+
 async def test_threads_share_the_connection(proxy: Proxy) -> None:
     """Eight threads lose nothing and mix nothing up, on one connection."""
     await run("threads", proxy.url, remote_capacity=2000, local_capacity=2000)

@@ -21,7 +21,7 @@ from channels_rabbitmq.connection import Connection
 T = TypeVar("T")
 
 #: What the server does on one connection.
-Script = Callable[["Peer"], Awaitable[None]]
+Script = Callable[["ScriptedServer"], Awaitable[None]]
 
 
 def endpoint(port: int, **changes: object) -> Endpoint:
@@ -40,7 +40,7 @@ def endpoint(port: int, **changes: object) -> Endpoint:
     return Endpoint(**(settings | changes))  # type: ignore[arg-type]
 
 
-class Peer:
+class ScriptedServer:
     """The server's end of one connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -146,6 +146,10 @@ class Peer:
             return b""
 
 
+#: The name until all tests have the new one.
+Peer = ScriptedServer
+
+
 def content(channel: int, method: pamqp.base.Frame, body: bytes, step: int = 131064) -> bytes:
     """The frames of a method with a message."""
     frames = [
@@ -173,7 +177,7 @@ async def serve(script: Script, *, tls: ssl.SSLContext | None = None) -> AsyncIt
         task = asyncio.current_task()
         if task is not None:
             tasks.add(task)
-        peer = Peer(reader, writer)
+        peer = ScriptedServer(reader, writer)
         try:
             await script(peer)
             await peer.wait_eof()
@@ -205,7 +209,7 @@ def serve_open(
 ) -> contextlib.AbstractAsyncContextManager[int]:
     """A server that follows the script after the handshake; see :func:`serve`."""
 
-    async def after_handshake(peer: Peer) -> None:
+    async def after_handshake(peer: ScriptedServer) -> None:
         await peer.handshake(heartbeat=heartbeat)
         await script(peer)
 

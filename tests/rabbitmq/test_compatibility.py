@@ -8,17 +8,16 @@ import os
 import subprocess
 import sys
 import venv
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-VERSION = "4.0.1"
+from tests.helpers.processes import ROOT, Process, started
 
-Start = Callable[[], Awaitable["Peer"]]
+VERSION = "4.0.1"
 
 MESSAGE = {
     "type": "test.message",
@@ -34,52 +33,26 @@ MESSAGE = {
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-class Peer:
-    """A process with a layer."""
+class LayerProcess:
+    """A process with a layer of either version, which does what it is told."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: Process) -> None:
         self._process = process
         self.channel = ""
 
     async def call(self, method: str, *arguments: object) -> Any:
         """Call a method of its layer, and give the result."""
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        stdin.write(f"{[method, *arguments]!r}\n".encode())
-        await stdin.drain()
-        answer = await asyncio.wait_for(stdout.readline(), 30)
-        assert answer, "the process has ended"
-        return ast.literal_eval(answer.decode())
+        self._process.say(repr([method, *arguments]))
+        return ast.literal_eval(await self._process.line())
 
 
-@asynccontextmanager
-async def peer(python: str, url: str) -> AsyncIterator[Peer]:
-    """Start a process with a layer that is connected and has a channel; end it afterwards."""
+@contextmanager
+def layer_process(python: str, url: str) -> Iterator[LayerProcess]:
+    """Start a process with a layer on what this interpreter has installed."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    process = await asyncio.create_subprocess_exec(
-        python,
-        str(Path(__file__).with_name("peer.py")),
-        url,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env=environment,
-        cwd=Path(python).parent,
-        limit=2**24,
-    )
-    assert process.stdin is not None
-    try:
-        made = Peer(process)
-        await made.call("connect")
-        made.channel = await made.call("new_channel")
-        yield made
-    finally:
-        process.stdin.close()
-        try:
-            await asyncio.wait_for(process.wait(), 10)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+    command = [python, str(ROOT / "tests" / "helpers" / "layer_process.py"), url]
+    with started(command, cwd=Path(python).parent, environment=environment) as process:
+        yield LayerProcess(process)
 
 
 @pytest.fixture(scope="session")
@@ -105,15 +78,19 @@ def version_4() -> str:
 
 
 @pytest.fixture(params=["ours first", "theirs first"])
-async def peers(
+async def processes(
     request: pytest.FixtureRequest, version_4: str, amqp_url: str
-) -> AsyncIterator[tuple[Peer, ...]]:
+) -> AsyncIterator[tuple[LayerProcess, ...]]:
     """Two processes of each version, on one virtual host where one of them came first."""
     pythons = [sys.executable] * 2 + [version_4] * 2
     if request.param == "theirs first":
         pythons.reverse()
-    async with AsyncExitStack() as stack:
-        yield tuple([await stack.enter_async_context(peer(python, amqp_url)) for python in pythons])
+    with ExitStack() as stack:
+        started_now = [stack.enter_context(layer_process(python, amqp_url)) for python in pythons]
+        for process in started_now:
+            await process.call("connect")
+            process.channel = await process.call("new_channel")
+        yield tuple(started_now)
 
 
 async def test_versions(version_4: str) -> None:
@@ -126,28 +103,28 @@ async def test_versions(version_4: str) -> None:
     assert out.decode().strip() == VERSION
 
 
-async def test_direct_messages(peers: tuple[Peer, ...]) -> None:
+async def test_direct_messages(processes: tuple[LayerProcess, ...]) -> None:
     """Every process sends to every process, and each message arrives as it was sent."""
-    for number, sender in enumerate(peers):
-        for receiver in peers:
+    for number, sender in enumerate(processes):
+        for receiver in processes:
             await sender.call("send", receiver.channel, {**MESSAGE, "from": number})
             assert await receiver.call("receive", receiver.channel) == {**MESSAGE, "from": number}
 
 
-async def test_group_messages(peers: tuple[Peer, ...]) -> None:
+async def test_group_messages(processes: tuple[LayerProcess, ...]) -> None:
     """Messages to a group reach every process that is in it, and no other."""
-    for member in peers:
+    for member in processes:
         await member.call("group_add", "room", member.channel)
-    for number, sender in enumerate(peers):
+    for number, sender in enumerate(processes):
         await sender.call("group_send", "room", {**MESSAGE, "from": number})
-        for member in peers:
+        for member in processes:
             assert await member.call("receive", member.channel) == {**MESSAGE, "from": number}
-    for leaver in peers[1:3]:
+    for leaver in processes[1:3]:
         await leaver.call("group_discard", "room", leaver.channel)
-    await peers[1].call("group_send", "room", {"type": "to the others"})
-    for member in peers:
-        await peers[0].call("send", member.channel, {"type": "last"})
-    for number, member in enumerate(peers):
+    await processes[1].call("group_send", "room", {"type": "to the others"})
+    for member in processes:
+        await processes[0].call("send", member.channel, {"type": "last"})
+    for number, member in enumerate(processes):
         received = [await member.call("receive", member.channel)]
         if number in (0, 3):
             received.append(await member.call("receive", member.channel))
@@ -155,9 +132,9 @@ async def test_group_messages(peers: tuple[Peer, ...]) -> None:
         assert received == [*expected, {"type": "last"}]
 
 
-async def test_large_messages(peers: tuple[Peer, ...]) -> None:
+async def test_large_messages(processes: tuple[LayerProcess, ...]) -> None:
     """Messages of a megabyte pass in both directions."""
-    first, *_, last = peers
+    first, *_, last = processes
     for sender, receiver in ((first, last), (last, first)):
         await sender.call("send", receiver.channel, {"data": "x" * 1_000_000})
         received = await receiver.call("receive", receiver.channel)

@@ -60,7 +60,7 @@ async def test_real_processes(amqp_url: str, make_layer: MakeLayer) -> None:
     """The others are flushed too, with the normal channels that they used, and go on."""
     layer = make_layer()
     await layer.current_connection
-    async with running(PROCESS, host=amqp_url) as first, running(PROCESS, host=amqp_url) as second:
+    with running(PROCESS, host=amqp_url) as first, running(PROCESS, host=amqp_url) as second:
         for process in (first, second):
             await process.hear()
         assert len(await layer.group_members("g")) == 2
@@ -71,8 +71,7 @@ async def test_real_processes(amqp_url: str, make_layer: MakeLayer) -> None:
             process.tell("flushed")
             assert await process.hear() == [{"n": 2}, {"n": 3}, {"n": 4}]
             assert await process.hear() == {"n": 5}
-            assert await process.end() == 0
-            assert process.log == ""
+            await process.end_well()
 
 
 async def test_the_first_thing_that_a_process_does(make_layer: MakeLayer) -> None:

@@ -47,13 +47,12 @@ async def test_real_processes(amqp_url: str, make_layer: MakeLayer) -> None:
     own = await layer.new_channel()
     await layer.group_add("g", own)
     assert await layer.group_members("g") == [own]
-    async with running(MEMBERS, host=amqp_url) as first, running(MEMBERS, host=amqp_url) as second:
+    with running(MEMBERS, host=amqp_url) as first, running(MEMBERS, host=amqp_url) as second:
         one, two = await first.hear(), await second.hear()
         assert isinstance(one, list)
         assert isinstance(two, list)
         assert await layer.group_members("g") == sorted([own, *one, *two])
         first.kill()
-        await first.end()
 
         async def noticed() -> bool:
             return await layer.group_members("g") == sorted([own, *two])

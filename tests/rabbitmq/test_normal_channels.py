@@ -243,22 +243,22 @@ async def test_a_killed_worker(amqp_url: str, make_layer: MakeLayer) -> None:
     """A worker that is killed costs at most the message in its hands; none comes twice."""
     sender = make_layer(capacity=1000)
     seen: list[int] = []
-    async with running(WORKER, host=amqp_url, capacity=1000) as first:
+    with running(WORKER, host=amqp_url, capacity=1000) as first:
         assert await first.hear() == "ready"
         sending = asyncio.create_task(send_all(sender, 300))
         while len(seen) < 100:
-            seen.append((await first.hear())["n"])  # type: ignore[index]
+            seen.append((await first.hear())["n"])
         first.kill()
         while True:
             try:
-                seen.append((await first.hear())["n"])  # type: ignore[index]
+                seen.append((await first.hear())["n"])
             except (AssertionError, ValueError):
                 break
-    async with running(WORKER, host=amqp_url, capacity=1000) as second:
+    with running(WORKER, host=amqp_url, capacity=1000) as second:
         assert await second.hear() == "ready"
         await sending
         await sender.send("jobs", {"n": -1})
-        while (n := (await second.hear())["n"]) != -1:  # type: ignore[index]
+        while (n := (await second.hear())["n"]) != -1:
             seen.append(n)
     assert len(seen) == len(set(seen))
     # What it had received and not told yet, it may have lost too: it is told one by one.

@@ -27,7 +27,7 @@ async def main():
 async def test_a_real_process(amqp_url: str, make_layer: MakeLayer) -> None:
     """Once group_add() returned, messages to the group reach the channel; not after a discard."""
     layer = make_layer()
-    async with running(OWNER, host=amqp_url) as owner:
+    with running(OWNER, host=amqp_url) as owner:
         channel = await owner.hear()
         assert isinstance(channel, str)
         await layer.group_add("g", channel)

@@ -17,9 +17,14 @@ async_to_sync(layer.group_send)("room", {"type": "third"})
 async_to_sync(layer.send)(channel, {"type": "fourth"})
 assert async_to_sync(layer.receive)(channel) == {"type": "fourth"}
 assert async_to_sync(layer.group_members)("room", timeout=0.5) == []
-async_to_sync(layer.send)("jobs", {"type": "job"})
-assert async_to_sync(layer.receive)("jobs") == {"type": "job"}
+async_to_sync(layer.group_add)("room", "jobs")
+assert async_to_sync(layer.group_members)("room", timeout=0.5) == ["jobs"]
+for n in range(2):
+    async_to_sync(layer.send)("jobs", {"n": n})
+assert async_to_sync(layer.receive)("jobs") == {"n": 0}
+assert async_to_sync(layer.receive_many_blocking)(["jobs"]) == ("jobs", {"n": 1})
 assert async_to_sync(layer.receive_many)([channel], block=False) == (None, None)
 async_to_sync(layer.flush)()
+assert async_to_sync(layer.group_members)("room", timeout=0.5) == []
 assert sockets() == 1
 assert home_threads() == 1
