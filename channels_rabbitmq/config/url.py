@@ -36,13 +36,6 @@ DEFAULT_ADDRESS = "127.0.0.1"
 DEFAULT_PORT = 5672
 DEFAULT_TLS_PORT = 5671
 
-# Fewer could not hold the layer's own AMQP channels beside a few for the user's publishes.
-LEAST_CHANNEL_MAX = 16
-# AMQP 0-9-1's frame-min-size.
-LEAST_FRAME_MAX = 4096
-
-_AUTH_MECHANISMS = ("PLAIN", "AMQPLAIN", "EXTERNAL")
-
 # Parameters that a ready-made context leaves no room for.
 _CONTEXT_PARAMETERS = ("cacertfile", "certfile", "keyfile", "password", "verify")
 # Parameters that say something about TLS, so that a URL without TLS must not have them.
@@ -52,14 +45,25 @@ _TLS_PARAMETERS = (
     "fail_if_no_peer_cert",
     "customize_hostname_check",
 )
-PARAMETERS = (
-    *_TLS_PARAMETERS,
-    "heartbeat",
-    "connection_timeout",
-    "auth_mechanism",
-    "channel_max",
-    "frame_max",
-)
+# Parameters that are whole numbers: the least, the most, and the unit.
+_NUMBERS = {
+    "heartbeat": (0, 65535, "seconds"),
+    "connection_timeout": (1, 999_999_999, "milliseconds"),
+    # Fewer could not hold the layer's own AMQP channels beside a few for the user's publishes.
+    "channel_max": (16, 65535, "channels"),
+    # AMQP 0-9-1's frame-min-size.
+    "frame_max": (4096, 999_999_999, "bytes"),
+}
+# Parameters that are one of a few words. Two of them change nothing here, but URLs written for
+# RabbitMQ's own client have them: fail_if_no_peer_cert is for TLS servers, and
+# customize_hostname_check=https asks for the matching of wildcards that Python does anyway.
+_CHOICES = {
+    "verify": ("verify_peer", "verify_none"),
+    "fail_if_no_peer_cert": ("true", "false"),
+    "customize_hostname_check": ("https",),
+    "auth_mechanism": ("plain", "amqplain", "external"),
+}
+PARAMETERS = (*_TLS_PARAMETERS, *_NUMBERS, "auth_mechanism")
 
 # urlsplit() lets pass what stands around the brackets.
 _ADDRESS = re.compile(r"(\[[^\[\]]+\]|[^:\[\]]*)(:.*)?")
@@ -86,38 +90,37 @@ def parse(url: str, *, has_context: bool = False) -> tuple[Endpoint, TlsParamete
     given = _parameters(parts.query)
     # The last value is the only one, but for auth_mechanism.
     one = {name: values[-1] for name, values in given.items()}
-    _check_ignored(one)
+    mechanisms = tuple(dict.fromkeys(name.upper() for name in given.get("auth_mechanism", ())))
+    has_tls = has_context or parts.scheme == "amqps"
+    parameters = None
+    if has_context:
+        _refuse_two_sources(one)
+    else:
+        parameters = _tls_parameters(one, has_tls, mechanisms)
     host = _host(parts)
-    mechanisms = _auth_mechanisms(given.get("auth_mechanism", ()))
-    secure = parts.scheme == "amqps"
-    parameters = _tls_parameters(one, secure, has_context, mechanisms)
     server_name = one.get("server_name_indication")
     endpoint = Endpoint(
         host=host,
-        port=_port(parts) or (DEFAULT_TLS_PORT if secure or has_context else DEFAULT_PORT),
+        port=_port(parts) or (DEFAULT_TLS_PORT if has_tls else DEFAULT_PORT),
         username="guest" if parts.username is None else _decode(parts.username, "user name"),
         password="guest" if parts.password is None else _decode(parts.password, "password"),
         virtual_host=_virtual_host(parts.path),
         tls=None,
         server_hostname=(
             None
-            if server_name == SNI_DISABLE or not (secure or has_context)
+            if not has_tls or server_name == SNI_DISABLE
             # A scope (fe80::1%eth0) is for routing and is in no certificate.
             else server_name or host.partition("%")[0]
         ),
-        heartbeat=_number(one, "heartbeat", 0, 65535, "seconds", DEFAULT_HEARTBEAT),
-        connect_timeout=_number(
-            one,
-            "connection_timeout",
-            1,
-            999_999_999,
-            "milliseconds",
-            round(DEFAULT_CONNECT_TIMEOUT * 1000),
-        )
-        / 1000,
-        auth_mechanisms=mechanisms,
-        channel_max=_number(one, "channel_max", LEAST_CHANNEL_MAX, 65535, "channels", 0),
-        frame_max=_number(one, "frame_max", LEAST_FRAME_MAX, 999_999_999, "bytes", 0),
+        heartbeat=int(one.get("heartbeat", DEFAULT_HEARTBEAT)),
+        connect_timeout=(
+            int(one["connection_timeout"]) / 1000
+            if "connection_timeout" in one
+            else DEFAULT_CONNECT_TIMEOUT
+        ),
+        auth_mechanisms=mechanisms or DEFAULT_AUTH_MECHANISMS,
+        channel_max=int(one.get("channel_max", 0)),
+        frame_max=int(one.get("frame_max", 0)),
     )
     return endpoint, parameters
 
@@ -229,8 +232,7 @@ def _parameters(query: str) -> dict[str, tuple[str, ...]]:
         if name not in PARAMETERS:
             raise InvalidUrl(_unknown_parameter(name, previous))
         value = _decode(text, f"parameter {name!r}")
-        if not value:
-            raise InvalidUrl(f"the URL's parameter {name!r} has no value")
+        _check_value(name, value)
         if name in found and name != "auth_mechanism":
             raise InvalidUrl(f"the URL has the parameter {name!r} twice")
         found[name] = (*found.get(name, ()), value)
@@ -257,72 +259,53 @@ def _unknown_parameter(name: str, previous: str) -> str:
     )
 
 
-def _tls_parameters(
-    one: dict[str, str], secure: bool, has_context: bool, mechanisms: tuple[str, ...]
-) -> TlsParameters | None:
-    names = [name for name in one if name in _TLS_PARAMETERS]
-    if has_context:
-        # Two sources for one thing: whichever won, somebody would trust the wrong certificates.
-        clash = ", ".join(repr(name) for name in names if name in _CONTEXT_PARAMETERS)
-        if clash:
+def _check_value(name: str, value: str) -> None:
+    if not value:
+        raise InvalidUrl(f"the URL's parameter {name!r} has no value")
+    if name in _NUMBERS:
+        least, most, unit = _NUMBERS[name]
+        if not (_NUMBER.fullmatch(value) and least <= int(value) <= most):
             raise InvalidUrl(
-                f"the URL has {clash} although the option 'ssl_context' is given; use one of them, "
-                "or load the files into the context"
+                f"the URL's parameter {name!r} must be a whole number of {unit} "
+                f"from {least} to {most}"
             )
-        return None
-    if not secure and names:
-        # Left unsaid, the connection would be in clear text, against the writer's intention.
+    *others, last = _CHOICES.get(name, (value,))
+    # RabbitMQ writes the names of mechanisms in either case.
+    if (value.lower() if name == "auth_mechanism" else value) not in (*others, last):
+        allowed = f"{', '.join(others)} or {last}" if others else last
+        raise InvalidUrl(f"the URL's parameter {name!r} must be {allowed}")
+
+
+def _refuse_two_sources(one: dict[str, str]) -> None:
+    # Whichever won, somebody would trust the wrong certificates.
+    clash = ", ".join(repr(name) for name in one if name in _CONTEXT_PARAMETERS)
+    if clash:
         raise InvalidUrl(
-            f"the URL has {', '.join(map(repr, names))} but no TLS; "
-            "write amqps:// instead of amqp://"
+            f"the URL has {clash} although the option 'ssl_context' is given; use one of them, "
+            "or load the files into the context"
         )
+
+
+def _tls_parameters(
+    one: dict[str, str], has_tls: bool, mechanisms: tuple[str, ...]
+) -> TlsParameters | None:
+    """What to make a context of; None without TLS."""
+    names = ", ".join(repr(name) for name in one if name in _TLS_PARAMETERS)
+    if names and not has_tls:
+        # Left unsaid, the connection would be in clear text, against the writer's intention.
+        raise InvalidUrl(f"the URL has {names} but no TLS; write amqps:// instead of amqp://")
     if mechanisms == ("EXTERNAL",) and "certfile" not in one:
         raise InvalidUrl(
             "auth_mechanism=external needs TLS with a client certificate: an amqps:// URL with the "
             "parameters 'certfile' and 'keyfile', or the option 'ssl_context'"
         )
-    if not secure:
+    if not has_tls:
         return None
     return TlsParameters(
         cacertfile=one.get("cacertfile"),
         certfile=one.get("certfile"),
         keyfile=one.get("keyfile"),
         password=one.get("password"),
-        verify_peer=_choice(one, "verify", ("verify_peer", "verify_none")) != "verify_none",
+        verify_peer=one.get("verify") != "verify_none",
         server_name_indication=one.get("server_name_indication"),
     )
-
-
-def _number(one: dict[str, str], name: str, least: int, most: int, unit: str, default: int) -> int:
-    text = one.get(name)
-    if text is None:
-        return default
-    if not (_NUMBER.fullmatch(text) and least <= int(text) <= most):
-        raise InvalidUrl(
-            f"the URL's parameter {name!r} must be a whole number of {unit} from {least} to {most}"
-        )
-    return int(text)
-
-
-def _choice(one: dict[str, str], name: str, choices: tuple[str, ...]) -> str | None:
-    text = one.get(name)
-    if text is not None and text not in choices:
-        raise InvalidUrl(f"the URL's parameter {name!r} must be {' or '.join(choices)}")
-    return text
-
-
-def _auth_mechanisms(values: tuple[str, ...]) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(value.upper() for value in values))
-    if not set(names) <= set(_AUTH_MECHANISMS):
-        raise InvalidUrl("the URL's parameter 'auth_mechanism' must be plain, amqplain or external")
-    return names or DEFAULT_AUTH_MECHANISMS
-
-
-def _check_ignored(one: dict[str, str]) -> None:
-    """Refuse wrong values of the two parameters that change nothing here.
-
-    ``fail_if_no_peer_cert`` is for TLS servers, and ``customize_hostname_check=https`` asks for the
-    matching of wildcards that Python does anyway. URLs written for RabbitMQ's own client have them.
-    """
-    _choice(one, "fail_if_no_peer_cert", ("true", "false"))
-    _choice(one, "customize_hostname_check", ("https",))
