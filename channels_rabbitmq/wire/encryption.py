@@ -1,6 +1,6 @@
-"""Encryption of messages, without I/O: Fernet under the SHA-256 of each key.
+"""Encryption of messages, without I/O: Fernet, with the SHA-256 of each key.
 
-https://cryptography.io/en/latest/fernet/; the package comes with the extra
+https://cryptography.io/en/latest/fernet/; the package cryptography comes with the extra
 ``channels_rabbitmq[cryptography]``.
 """
 
@@ -39,11 +39,13 @@ class Cipher:
     def __init__(self, keys: Sequence[str]) -> None:
         try:
             from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-        except ImportError as error:
+        except ImportError as err:
+            # Debug pages show the variables of this frame.
+            del keys
             raise ImproperlyConfigured(
                 "Option 'symmetric_encryption_keys' needs the package cryptography: "
                 "pip install channels_rabbitmq[cryptography]"
-            ) from error
+            ) from err
         self._invalid_token = InvalidToken
         self._fernet: MultiFernet = MultiFernet([Fernet(_fernet_key(key)) for key in keys])
 
