@@ -12,9 +12,7 @@
 set -eu
 
 cd "$(dirname "$0")/.."
-venv=.venv
-logs=.logs
-ticker=
+venv=.venv logs=.logs ticker=''
 mkdir -p "$logs"
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
 
@@ -63,6 +61,7 @@ choose_manager() {
         if command -v "$manager" >/dev/null 2>&1; then break; fi
     done
     case $manager in
+        none) rabbitmq='' openssl='' redis='' postgresql='' ;;
         apt-get) venv_module=python3-venv redis=redis-server chromium='chromium chromium-driver' ;;
         dnf) postgresql=postgresql-server chromium='chromium chromedriver' ;;
         apk) chromium='chromium chromium-chromedriver' ;;
@@ -96,7 +95,7 @@ want() {
     title=$1 packages=$2
     shift 2
     "$@" >/dev/null 2>&1 && return
-    [ "$manager" != none ] && [ -n "$packages" ] || return 1
+    [ -n "$packages" ] || return 1
     # A package whose service may not start here counts as failed, yet has all that we need of it.
     # shellcheck disable=SC2086
     step install "Installing $title ($packages, with $manager)" install_packages $packages || :
@@ -139,13 +138,13 @@ need_venv() {
         [ "$python" != none ] ||
             die "There is no Python 3.11 or newer here: install one, or name it: make PYTHON=/path/to/python3 ..."
         need "Python's module venv" "$venv_module" "$python" -c 'import ensurepip, venv'
-        step venv "Making a virtual environment in $venv ($("$python" --version))" "$python" -m venv --clear "$venv" ||
-            die "Without a virtual environment nothing else can be installed."
+        echo "==> Making a virtual environment in $venv ($("$python" --version))"
+        "$python" -m venv --clear "$venv"
     fi
     # Installed again only when what was asked for, or the files that say so, changed.
     wanted=$(echo "$@" "$(pwd)" | cat - setup.cfg pyproject.toml examples/chat/requirements.txt | cksum)
     [ "$(cat "$venv/.installed-$name" 2>/dev/null)" != "$wanted" ] || return 0
-    step "pip-$name" "Installing $* in $venv" "$venv/bin/python" -m pip install "$@" ||
+    step pip "Installing $* in $venv" "$venv/bin/python" -m pip install "$@" ||
         die "pip could not install $*: is a package index reachable?"
     echo "$wanted" >"$venv/.installed-$name"
 }
@@ -177,9 +176,7 @@ case ${1:-} in
         # shellcheck disable=SC2086
         "$venv/bin/tox" run-parallel --parallel 2 ${pythons:+--discover $pythons} </dev/null || status=$?
         stop_ticker
-        set -- "$logs"/*.xml
-        [ -e "$1" ] || shift
-        "$venv/bin/python" -m devtools.summary "$status" "$@"
+        "$venv/bin/python" -m devtools.summary "$status" "$logs"
         ;;
     lint | format)
         need_venv tox 'tox>=4.21'
@@ -191,10 +188,8 @@ case ${1:-} in
         # Servers of the layers that ours is compared with. One that is not to be had is shown as missing.
         want Redis "$redis" command -v redis-server || :
         want PostgreSQL "$postgresql" sh -c 'ls /usr/lib/postgresql/*/bin/postgres || command -v postgres' || :
-        case $1 in
-            bench) "$venv/bin/python" -m benchmarks ${QUICK:+--quick} ;;
-            *) "$venv/bin/python" -m tests.conformance ;;
-        esac
+        if [ "$1" = bench ]; then set -- benchmarks ${QUICK:+--quick}; else set -- tests.conformance; fi
+        "$venv/bin/python" -m "$@"
         ;;
     *) die "usage: sh devtools/bootstrap.sh demo|test|lint|format|bench|conformance" ;;
 esac

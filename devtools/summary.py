@@ -1,9 +1,9 @@
-"""Adds up what pytest reported: ``python -m devtools.summary STATUS FILE...``.
+"""Adds up what pytest reported: ``python -m devtools.summary STATUS DIRECTORY``.
 
-STATUS is the exit status of tox, each FILE the ``--junitxml`` of one environment. It shows one
-line for each file, and last of all ``N passed, N failed, N skipped``. Where tox failed, but no
-test did (lint, types, coverage, or an environment that was not made), that counts as one failure.
-The exit status is 0 only if tox's was, and tests ran.
+STATUS is the exit status of tox; in DIRECTORY are the ``--junitxml`` files of its environments. It
+shows one line for each file, and last of all ``N passed, N failed, N skipped``. Where tox failed,
+but no test did (lint, types, coverage, or an environment that was not made), that counts as one
+failure. The exit status is 0 only if tox's was, and tests ran.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from xml.etree import ElementTree
 
 def main(arguments: Sequence[str]) -> int:
     """Print the summary and return the exit status."""
-    status, *files = arguments
+    status, directory = arguments
     total = {"passed": 0, "failed": 0, "skipped": 0}
-    for file in map(Path, files):
+    for file in sorted(Path(directory).glob("*.xml")):
         suite = next(ElementTree.parse(file).iter("testsuite")).attrib
         failed = int(suite["failures"]) + int(suite["errors"])
         skipped = int(suite["skipped"])
