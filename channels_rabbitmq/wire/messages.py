@@ -142,7 +142,5 @@ def _check_nested(body: bytes) -> None:
     """Read the body back as a receiver will: its depth, and the keys at every level."""
     try:
         _unpackb(body, object_pairs_hook=_check_pairs, ext_hook=_refuse_ext, strict_map_key=False)
-    except TypeError:
-        raise
     except ValueError as err:
         raise ValueError(f"a message cannot be sent: {err or 'nested too deeply'}") from None

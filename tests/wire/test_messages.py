@@ -22,6 +22,7 @@ from channels_rabbitmq.wire.messages import (
     Message,
     decode,
     encode,
+    is_flat,
 )
 
 LIMIT = 16 * 1024 * 1024
@@ -257,3 +258,12 @@ def test_size_limit() -> None:
     assert len(encode(CHANNEL_KEY, "q!c", {"a": b"x" * 1000}, size)) == size
     with pytest.raises(MessageTooLarge, match=str(size)):
         encode(CHANNEL_KEY, "q!c", {"a": b"x" * 1000}, size - 1)
+
+
+@given(messages)
+def test_flat_messages(message: Message) -> None:
+    """A message is flat if no value in it can be changed."""
+    assert is_flat(message) is not any(
+        isinstance(value, (list, dict)) for value in message.values()
+    )
+    assert not is_flat(None)
