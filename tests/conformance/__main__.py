@@ -51,8 +51,10 @@ GROUPS = (
     "The original backend document: what a backend SHOULD do",
 )
 
-#: By test: what became of a clause, and what it says.
-Results = Mapping[str, Mapping[str, str]]
+#: By test: what became of it, and the clauses that it proves.
+Results = Mapping[str, Mapping[str, Any]]
+#: By test and sentence: what became of a clause.
+Clauses = dict[tuple[str, str], dict[str, str]]
 
 
 class Unable(Exception):
@@ -132,13 +134,14 @@ def run(name: str) -> dict[str, Any]:
     return found
 
 
-def by_clause(results: Results) -> dict[str, dict[str, str]]:
-    """One entry for a test function, however many parameters it has: the first that failed."""
-    merged: dict[str, dict[str, str]] = {}
+def by_clause(results: Results) -> Clauses:
+    """One entry for a clause of a test function: of its parameters, the first that failed."""
+    merged: Clauses = {}
     for test, result in results.items():
-        function = test.partition("[")[0]
-        if function not in merged or merged[function]["outcome"] == "passed":
-            merged[function] = dict(result)
+        for clause in result["clauses"]:
+            key = test.partition("[")[0], clause["clause"]
+            if key not in merged or merged[key]["outcome"] == "passed":
+                merged[key] = {**clause, "outcome": result["outcome"], "reason": result["reason"]}
     return merged
 
 
@@ -148,7 +151,7 @@ def render(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     yield ".. Written by `make conformance`; changes made by hand are lost."
     yield ""
     yield from _versions(found)
-    groups: dict[str, dict[str, Mapping[str, str]]] = {group: {} for group in GROUPS}
+    groups: dict[str, Clauses] = {group: {} for group in GROUPS}
     for layer in results.values():
         for test, result in layer.items():
             groups[result["group"]].setdefault(test, result)

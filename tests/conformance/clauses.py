@@ -17,6 +17,8 @@ Layer = Any
 #: The fixture ``layers``: makes so many layers that share a backing store, with those options.
 Layers = Callable[..., Awaitable[list[Layer]]]
 
+Level = Literal["must", "should", "may"]
+
 #: Seconds after which something that should have happened counts as not happening.
 PATIENCE = 10.0
 
@@ -30,9 +32,20 @@ class NotOffered(Exception):
     """The layer lacks an optional feature. The text says which."""
 
 
-def clause(level: Literal["must", "should", "may"], section: str) -> pytest.MarkDecorator:
-    """Say how strongly the clause of a test binds, and the section of the document it is in."""
-    return pytest.mark.clause(level, section)
+def clause(level: Level, section: str, sentence: str = "") -> pytest.MarkDecorator:
+    """Say how strongly the clause of a test binds, and the section of the document it is in.
+
+    The clause is the test's docstring, or *sentence* where a test proves several.
+    """
+    return pytest.mark.clause(level, section, sentence=sentence)
+
+
+def original(
+    level: Level, sentence: str, *, listed: Literal["MUST", "SHOULD"] = "MUST"
+) -> pytest.MarkDecorator:
+    """Say that a test also proves a clause of the original backend document, and of which list."""
+    group = f"The original backend document: what a backend {listed} do"
+    return pytest.mark.clause(level, "Backend Requirements", sentence=sentence, group=group)
 
 
 def offered(layer: Layer, *names: str) -> Callable[..., Any]:

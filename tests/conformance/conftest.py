@@ -15,7 +15,7 @@ from django.conf import settings
 from tests.conformance.clauses import Layer, Layers, NotOffered
 from tests.conformance.layers import OURS, SUBJECTS, Subject
 
-RESULTS = pytest.StashKey[dict[str, dict[str, str]]]()
+RESULTS = pytest.StashKey[dict[str, dict[str, Any]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,7 +32,9 @@ def _subject_name(config: pytest.Config) -> str:
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Give Django what the layer under test needs, unless the ordinary suite has done so."""
-    config.addinivalue_line("markers", "clause(level, section): what the specification asks for")
+    config.addinivalue_line(
+        "markers", "clause(level, section, sentence, group): what the specification asks for"
+    )
     config.stash[RESULTS] = {}
     if not settings.configured:
         import django
@@ -100,16 +102,24 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             report.longrepr = (path, line or 0, f"not offered: {reason}")
     results = item.config.stash[RESULTS]
     if call.when == "call" or (outcome != "passed" and item.nodeid not in results):
-        level, section = item.get_closest_marker("clause").args  # type: ignore[union-attr]
         results[item.nodeid] = {
             "outcome": outcome,
             "reason": reason,
-            "level": level,
-            "section": section,
-            "clause": " ".join((item.function.__doc__ or "").split()),  # type: ignore[attr-defined]
-            "group": (item.module.__doc__ or "").split("\n")[0],  # type: ignore[attr-defined]
+            "clauses": [_clause(item, mark) for mark in item.iter_markers("clause")],
         }
     return report  # type: ignore[return-value]
+
+
+def _clause(item: pytest.Item, mark: pytest.Mark) -> dict[str, str]:
+    level, section = mark.args
+    sentence = mark.kwargs.get("sentence") or item.function.__doc__  # type: ignore[attr-defined]
+    group = mark.kwargs.get("group") or item.module.__doc__.split("\n")[0]  # type: ignore[attr-defined]
+    return {
+        "level": level,
+        "section": section,
+        "clause": " ".join(sentence.split()),
+        "group": group,
+    }
 
 
 def _in_one_line(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from tests.conformance.clauses import (
     collect,
     new_name,
     numbered,
+    original,
     patiently,
     reading,
     receive,
@@ -31,6 +32,7 @@ def check_each_once(found: list[dict[str, Any]], count: int) -> None:
     assert not missing, f"{missing} of {count} messages were not read"
 
 
+@original("must", "send() sends a message onto a named channel.")
 @clause("must", SECTION)
 async def test_normal_channel_reaches_another_process(layers: Layers) -> None:
     """What one process sends to a normal channel, another one receives from it."""

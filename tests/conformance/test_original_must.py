@@ -11,8 +11,6 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-from channels.exceptions import ChannelFull
-
 from tests.conformance.clauses import (
     Layer,
     Layers,
@@ -23,7 +21,6 @@ from tests.conformance.clauses import (
     new_name,
     numbered,
     offered,
-    patiently,
     reading,
     receive,
     send_at_reading_pace,
@@ -38,13 +35,6 @@ async def members(layer: Layer, group: str) -> Collection[str]:
     answer = offered(layer, "group_members")(group)
     found = await within(answer, what="group_members()") if inspect.isawaitable(answer) else answer
     return list(found)
-
-
-@clause("must", SECTION)
-async def test_send_sends_a_message_onto_a_named_channel(layers: Layers) -> None:
-    """send() sends a message onto a named channel."""
-    here, there = await layers()
-    await check_delivery(here, new_name(), there)
 
 
 @clause("must", SECTION)
@@ -94,22 +84,6 @@ async def test_group_add_lasts_for_the_expiry_period(layers: Layers) -> None:
 
 
 @clause("must", SECTION)
-async def test_group_discard_removes_a_member_and_nothing_otherwise(layers: Layers) -> None:
-    """group_discard() removes a channel from a group if it was added, and nothing otherwise."""
-    here, there = await layers()
-    need_extension(here, "groups")
-    gone, stays, group = await here.new_channel(), await here.new_channel(), new_name("group")
-    await here.group_discard(group, gone)
-    await here.group_add(group, gone)
-    await here.group_add(group, stays)
-    await here.group_discard(group, gone)
-    await here.group_discard(group, gone)
-    await there.group_send(group, numbered(1)[0])
-    assert await collect(here, stays, there) == numbered(1), "it removed another channel"
-    assert await collect(here, gone, there) == [], "it removed nothing"
-
-
-@clause("must", SECTION)
 async def test_group_members_returns_all_channels_in_the_group(layers: Layers) -> None:
     """group_members() returns an iterable of all channels currently in the group."""
     here, there = await layers()
@@ -128,19 +102,6 @@ async def test_group_members_returns_all_channels_in_the_group(layers: Layers) -
 
 
 @clause("must", SECTION)
-async def test_ordering_inside_a_channel_is_preserved(layers: Layers) -> None:
-    """The ordering of messages inside a channel is preserved."""
-    here, there = await layers()
-    channel = new_name()
-    found: list[dict[str, Any]] = []
-    async with reading(here, channel, found, first=there):
-        for message in numbered(60):
-            await there.send(channel, message)
-        await patiently(lambda: len(found) >= 60, 5)
-    assert found == numbered(60), f"{len(found)} of 60 messages arrived, or out of order"
-
-
-@clause("must", SECTION)
 async def test_message_is_never_delivered_more_than_once(layers: Layers) -> None:
     """A message is never delivered more than once, whoever reads the channel."""
     here, there, writer = await layers(3)
@@ -152,18 +113,6 @@ async def test_message_is_never_delivered_more_than_once(layers: Layers) -> None
     numbers = [message["n"] for message in found]
     twice = len(numbers) - len(set(numbers))
     assert not twice, f"{twice} of 300 messages were read more than once"
-
-
-@clause("must", SECTION)
-async def test_sending_never_blocks(layers: Layers) -> None:
-    """Sending never blocks: dropping the message, or an error, is preferable."""
-    _, there = await layers()
-    channel = new_name()
-    for message in numbered(400):
-        try:
-            await within(there.send(channel, message), 5, "send()")
-        except ChannelFull:
-            break
 
 
 @clause("must", SECTION)
@@ -208,15 +157,3 @@ async def test_message_lasts_for_the_expiry_period(layers: Layers) -> None:
         found = await collect(here, channel, there)
         late = time.monotonic() - began >= 2
         assert found == numbered(1) or late, "it was gone after 1 s of 2"
-
-
-@clause("should", SECTION)
-async def test_message_expires_at_some_reasonable_point(layers: Layers) -> None:
-    """A message expires at some reasonable point: within two and a half times the period, say."""
-    here, there = await layers(expiry=1)
-    channels = [new_name(), await here.new_channel()]
-    for channel in channels:
-        await there.send(channel, numbered(1)[0])
-    await asyncio.sleep(2.5)
-    for channel in channels:
-        assert await collect(here, channel, there) == [], "it was there after 2.5 s of 1"

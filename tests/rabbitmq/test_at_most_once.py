@@ -35,17 +35,6 @@ async def test_many_senders_and_receivers(make_layer: MakeLayer) -> None:
         assert messages == [{"to": number, "n": n} for n in range(40)]
 
 
-async def test_several_receivers_share_a_channel(make_layer: MakeLayer) -> None:
-    """Of several who wait on one channel, each message goes to exactly one."""
-    layer = make_layer()
-    channel = await layer.new_channel()
-    waiting = [asyncio.create_task(layer.receive(channel)) for _ in range(10)]
-    for number in range(10):
-        await layer.send(channel, {"n": number})
-    messages = await asyncio.gather(*waiting)
-    assert sorted(m["n"] for m in messages) == list(range(10))
-
-
 @pytest.mark.slow
 async def test_no_message_comes_twice(make_layer: MakeLayer, proxy: Proxy) -> None:
     """What is sent around a cut arrives once or not at all, and in order."""

@@ -32,16 +32,6 @@ async def test_a_membership_ends(make_layer: MakeLayer) -> None:
     assert await layer.receive(channel) == {"n": 3}
 
 
-async def test_joining_again_starts_anew(make_layer: MakeLayer) -> None:
-    """The latest group_add() counts."""
-    layer = make_layer(group_expiry=1)
-    channel = await layer.new_channel()
-    for _ in range(4):
-        await layer.group_add("g", channel)
-        await asyncio.sleep(0.5)
-    assert await layer.group_members("g") == [channel]
-
-
 async def test_the_attribute(make_layer: MakeLayer) -> None:
     """The specification asks for it; by default memberships do not end."""
     assert make_layer(group_expiry=86400).group_expiry == 86400

@@ -1,4 +1,7 @@
-"""``receive_many()`` and the other names from the original backend document."""
+"""``receive_many()``: own and normal channels together, in order, fair, and cancelled.
+
+What the original backend document asks of it is in ``tests/conformance``.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,6 @@ from tests.helpers.rabbit import MakeLayer
 from tests.helpers.support import until
 
 pytestmark = pytest.mark.slow
-
-
-async def test_nothing_there(make_layer: MakeLayer) -> None:
-    """Without a message it is (None, None), soon."""
-    layer = make_layer()
-    channel = await layer.new_channel()
-    assert await layer.receive_many([]) == (None, None)
-    assert await layer.receive_many([channel]) == (None, None)
-    assert await asyncio.wait_for(layer.receive_many([channel, "jobs"]), 5) == (None, None)
 
 
 async def test_own_and_normal_channels(make_layer: MakeLayer) -> None:
@@ -150,12 +144,3 @@ async def test_closed(make_layer: MakeLayer) -> None:
     await layer.close()
     with pytest.raises(StopConsumer):
         await waiting
-
-
-async def test_send_group(make_layer: MakeLayer) -> None:
-    """It is group_send() by its first name."""
-    layer = make_layer()
-    channel = await layer.new_channel()
-    await layer.group_add("g", channel)
-    await layer.send_group("g", {"n": 1})
-    assert await layer.receive(channel) == {"n": 1}
