@@ -8,6 +8,7 @@ import secrets
 import shlex
 from typing import Any
 
+import aiormq
 import django.conf
 import msgpack
 import pika
@@ -21,8 +22,6 @@ from tests.helpers import rabbit
 from tests.helpers.pages import README, ROOT, run, snippet, snippets
 from tests.helpers.rabbit import MakeLayer
 from tests.helpers.support import until
-
-pytestmark = pytest.mark.slow
 
 DOCUMENTED_URL = "amqp://guest:guest@127.0.0.1"
 
@@ -213,6 +212,24 @@ async def test_a_worker(layer: RabbitmqChannelLayer) -> None:
         await asyncio.wait({worker})
 
 
+async def test_a_worker_for_another_client(layer: RabbitmqChannelLayer, url: str) -> None:
+    """The example's worker does a job that was published with aiormq."""
+    work: Any = run(snippet("docs/jobs.rst", "jobs-consume"))["work"]
+    worker = asyncio.ensure_future(work())
+    channel = await layer.new_channel()
+    await layer.group_add("thumbnails", channel)
+    try:
+        async with await aiormq.connect(url) as other:
+            publisher = await other.channel()
+            await publisher.queue_declare("thumbnails", durable=True)
+            await publisher.basic_publish(b'{"path": "a.png"}', routing_key="thumbnails")
+        ready = {"type": "thumbnail.ready", "path": "a.png"}
+        assert await asyncio.wait_for(layer.receive(channel), 10) == ready
+    finally:
+        worker.cancel()
+        await asyncio.wait({worker})
+
+
 async def test_jobs_side_by_side(layer: RabbitmqChannelLayer) -> None:
     """The example with deliveries works on several jobs at a time, and acknowledges each."""
     code = snippet("docs/jobs.rst", "jobs-deliveries")
@@ -281,6 +298,7 @@ async def test_documented_sync_code(layer: RabbitmqChannelLayer) -> None:
 # Permissions
 
 
+@pytest.mark.slow
 async def test_documented_permissions(broker: Broker, make_layer: MakeLayer) -> None:
     """The commands of the page give a user all that the layer needs, and not more."""
     name = f"chat-{secrets.token_hex(4)}"
