@@ -10,7 +10,6 @@ import traceback
 from pathlib import Path
 
 import pytest
-import trustme
 from django.core.exceptions import ImproperlyConfigured
 
 from channels_rabbitmq.amqp.endpoint import Endpoint
@@ -30,14 +29,6 @@ def error(**config: object) -> str:
     with pytest.raises(ImproperlyConfigured) as raised:
         Options.from_config(config)
     return str(raised.value)
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make the PEM file of a certificate authority."""
-    path = tmp_path_factory.mktemp("authority") / "ca.pem"
-    trustme.CA().cert_pem.write_to_path(path)
-    return path
 
 
 class TestDefaults:
@@ -352,9 +343,9 @@ class TestTls:
         assert result.tls.check_hostname
         assert (result.port, result.server_hostname) == (5671, "rabbit.example")
 
-    def test_nodes_share_a_context(self, authority: Path) -> None:
+    def test_nodes_share_a_context(self, certs: Path) -> None:
         """URLs with the same parameters share one context, others have their own."""
-        query = f"cacertfile={authority}"
+        query = f"cacertfile={certs / 'ca.cert'}"
         a, b, c = options(
             host=[
                 f"amqps://a?{query}",

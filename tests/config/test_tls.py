@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ssl
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import trustme
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -21,68 +19,48 @@ from channels_rabbitmq.config.tls import (
     build_context,
     check_client,
 )
+from devtools.certs import make_certs
+from tests.helpers.tls import handshake
 
 PASSPHRASE = "open sésame"
 
 
 class Files:
-    """A certificate authority, a server of its own and a client, all as PEM files."""
+    """What the tests name: PEM files that are good, of others, and none."""
 
-    def __init__(self, folder: Path) -> None:
-        self.authority = trustme.CA()
-        self.ca = str(folder / "ca.pem")
-        self.cert = str(folder / "client.pem")
-        self.key = str(folder / "client.key")
-        self.cert_and_key = str(folder / "both.pem")
+    def __init__(self, certs: Path, other_certs: Path, folder: Path) -> None:
+        self.ca = str(certs / "ca.cert")
+        self.cert = str(certs / "client.cert")
+        self.key = str(certs / "client.key")
+        self.cert_and_key = str(certs / "client.certchain")
+        self.other_ca = str(other_certs / "ca.cert")
+        self.other_key = str(other_certs / "client.key")
         self.encrypted_key = str(folder / "encrypted.key")
-        self.other_key = str(folder / "other.key")
         self.text = str(folder / "notes.txt")
         self.missing = str(folder / "missing.pem")
         self.folder = str(folder)
 
-        self.authority.cert_pem.write_to_path(self.ca)
-        client = self.authority.issue_cert("client@example.org")
-        for pem in client.cert_chain_pems:
-            pem.write_to_path(self.cert, append=True)
-        client.private_key_pem.write_to_path(self.key)
-        client.private_key_and_cert_chain_pem.write_to_path(self.cert_and_key)
-        encrypted = load_pem_private_key(client.private_key_pem.bytes(), None).private_bytes(
+        encrypted = load_pem_private_key(Path(self.key).read_bytes(), None).private_bytes(
             Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(PASSPHRASE.encode())
         )
         Path(self.encrypted_key).write_bytes(encrypted)
-        other = self.authority.issue_cert("other@example.org")
-        other.private_key_pem.write_to_path(self.other_key)
         Path(self.text).write_text("not a certificate")
 
-        self.server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.authority.issue_cert("rabbit.example", "127.0.0.1").configure_cert(self.server)
-        self.authority.configure_trust(self.server)
+        self.server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.ca)
+        self.server.load_cert_chain(certs / "server.cert", certs / "server.key")
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    """Make the certificates once, for they never change."""
-    return Files(tmp_path_factory.mktemp("certificates"))
-
-
-def handshake(client: ssl.SSLContext, server: ssl.SSLContext, name: str | None) -> ssl.SSLObject:
-    """Complete a TLS handshake in memory and return the server's side."""
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    sides = [
-        client.wrap_bio(to_client, to_server, server_hostname=name),
-        server.wrap_bio(to_server, to_client, server_side=True),
-    ]
-    for _ in range(4):
-        for side in sides:
-            with suppress(ssl.SSLWantReadError):
-                side.do_handshake()
-    return sides[1]
+def files(certs: Path, tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """Make the files once, for they never change."""
+    others = make_certs(tmp_path_factory.mktemp("others"))
+    return Files(certs, others, tmp_path_factory.mktemp("files"))
 
 
 def test_server_of_the_trusted_authority_is_accepted(files: Files) -> None:
     """With cacertfile, a server that this authority vouches for is accepted, by name or IP."""
     context = build_context(TlsParameters(cacertfile=files.ca))
-    for name in ("rabbit.example", "127.0.0.1"):
+    for name in ("localhost", "127.0.0.1"):
         assert handshake(context, files.server, name).version() is not None
 
 
@@ -92,15 +70,14 @@ def test_system_store_is_the_default(files: Files) -> None:
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname
     with pytest.raises(ssl.SSLCertVerificationError):
-        handshake(context, files.server, "rabbit.example")
+        handshake(context, files.server, "localhost")
 
 
-def test_server_of_another_authority_is_refused(files: Files, tmp_path: Path) -> None:
+def test_server_of_another_authority_is_refused(files: Files) -> None:
     """With cacertfile no other authority is trusted."""
-    trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
-    context = build_context(TlsParameters(cacertfile=str(tmp_path / "other.pem")))
+    context = build_context(TlsParameters(cacertfile=files.other_ca))
     with pytest.raises(ssl.SSLCertVerificationError):
-        handshake(context, files.server, "rabbit.example")
+        handshake(context, files.server, "localhost")
 
 
 def test_server_of_another_name_is_refused(files: Files) -> None:
@@ -116,12 +93,11 @@ def test_verify_none_accepts_any_server(files: Files) -> None:
     assert handshake(context, files.server, "other.example").version() is not None
 
 
-def test_disabled_name_still_checks_the_authority(files: Files, tmp_path: Path) -> None:
+def test_disabled_name_still_checks_the_authority(files: Files) -> None:
     """With server_name_indication=disable the name is not checked, the authority is."""
     good = TlsParameters(cacertfile=files.ca, server_name_indication="disable")
     assert handshake(build_context(good), files.server, None).version() is not None
-    trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
-    bad = TlsParameters(cacertfile=str(tmp_path / "other.pem"), server_name_indication="disable")
+    bad = TlsParameters(cacertfile=files.other_ca, server_name_indication="disable")
     with pytest.raises(ssl.SSLCertVerificationError):
         handshake(build_context(bad), files.server, None)
 
@@ -136,7 +112,7 @@ def test_client_certificate_is_presented(files: Files, how: str) -> None:
     }[how]
     files.server.verify_mode = ssl.CERT_REQUIRED
     try:
-        server_side = handshake(build_context(parameters), files.server, "rabbit.example")
+        server_side = handshake(build_context(parameters), files.server, "localhost")
     finally:
         files.server.verify_mode = ssl.CERT_NONE
     assert server_side.getpeercert(binary_form=True)

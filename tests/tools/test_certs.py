@@ -9,28 +9,7 @@ from pathlib import Path
 import pytest
 
 from devtools.certs import make_certs
-
-
-def shake_hands(
-    client: ssl.SSLContext, server: ssl.SSLContext, hostname: str
-) -> tuple[ssl.SSLObject, ssl.SSLObject]:
-    """Run a TLS handshake in memory. Raises ``ssl.SSLError`` as either end would."""
-    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ends = (
-        client.wrap_bio(to_client, to_server, server_hostname=hostname),
-        server.wrap_bio(to_server, to_client, server_side=True),
-    )
-    waiting = list(ends)
-    for _ in range(20):
-        for end in list(waiting):
-            try:
-                end.do_handshake()
-            except ssl.SSLWantReadError:
-                continue
-            waiting.remove(end)
-        if not waiting:
-            return ends
-    raise AssertionError("the handshake does not end")
+from tests.helpers.tls import handshake
 
 
 @pytest.fixture
@@ -48,7 +27,7 @@ def test_both_ends_verify_each_other(certs: Path, server: ssl.SSLContext, hostna
     client = ssl.create_default_context(cafile=certs / "ca.cert")
     client.load_cert_chain(certs / "client.cert", certs / "client.key")
 
-    _, server_end = shake_hands(client, server, hostname)
+    server_end = handshake(client, server, hostname)
 
     peer = server_end.getpeercert()
     assert peer is not None
@@ -60,7 +39,7 @@ def test_certchain_holds_certificate_and_key(certs: Path, server: ssl.SSLContext
     client = ssl.create_default_context(cafile=certs / "ca.cert")
     client.load_cert_chain(certs / "client.certchain")
 
-    shake_hands(client, server, "localhost")
+    handshake(client, server, "localhost")
 
 
 def test_other_name_is_refused(certs: Path, server: ssl.SSLContext) -> None:
@@ -68,7 +47,7 @@ def test_other_name_is_refused(certs: Path, server: ssl.SSLContext) -> None:
     client = ssl.create_default_context(cafile=certs / "ca.cert")
 
     with pytest.raises(ssl.SSLCertVerificationError):
-        shake_hands(client, server, "example.org")
+        handshake(client, server, "example.org")
 
 
 def test_strict_verification_accepts_them(certs: Path, server: ssl.SSLContext) -> None:
@@ -77,7 +56,7 @@ def test_strict_verification_accepts_them(certs: Path, server: ssl.SSLContext) -
     client.verify_flags |= ssl.VERIFY_X509_STRICT
     client.load_cert_chain(certs / "client.certchain")
 
-    shake_hands(client, server, "localhost")
+    handshake(client, server, "localhost")
 
 
 def test_files_are_private_and_complete(certs: Path) -> None:
