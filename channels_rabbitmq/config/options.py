@@ -9,181 +9,24 @@ the traceback holds a password, a key or a URL.
 from __future__ import annotations
 
 import difflib
-import fnmatch
 import re
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypedDict, TypeGuard
+from typing import Any, NamedTuple, TypedDict
 
 from django.core.exceptions import ImproperlyConfigured
 
 from ..amqp.endpoint import Endpoint
-from . import tls
+from . import parsers, tls
 from .hints import HINTS
+from .parsers import Hook
 from .url import InvalidUrl, parse
 
+__all__ = ["DEFAULT_HOST", "OPTIONS", "Config", "Hook", "Option", "Options", "OtherOptions"]
+
 DEFAULT_HOST = "amqp://guest:guest@127.0.0.1"
-
-# RabbitMQ keeps an expiry in milliseconds and takes no more than 32 bits of them.
-_LEAST_SECONDS = 0.001
-_MOST_SECONDS = (2**32 - 1) / 1000
-# basic.qos has 16 bits for the prefetch count, and 0 means "no limit" there.
-_MOST_LOCAL = 2**16 - 1
-_MOST_REMOTE = 2**31 - 1
-# RabbitMQ takes no larger message, however it is configured.
-_MOST_MESSAGE_BYTES = 512 * 1024 * 1024
-# A queue's name has at most 255 bytes: "asgi.channel:", the prefix, ":" and a name of up to 200.
-_MOST_PREFIX = 255 - len("asgi.channel::") - 200
-# What a channel's name may have: the name of the process's queue is a part of it.
-_PREFIX = re.compile(rf"[A-Za-z0-9_.-]{{0,{_MOST_PREFIX}}}", re.ASCII)
-# AMQP 0-9-1's exchange-name, with the characters that RabbitMQ's users have besides.
-_EXCHANGE_NAME = re.compile(r"[A-Za-z0-9_.:@#,/ -]{1,127}")
-
-#: A hook: called without arguments, on the event loop that the connection lives on.
-Hook = Callable[[], "Awaitable[object] | object"]
-
-
-# Parsers: from an option's name and value to what Options has, or ImproperlyConfigured.
-
-
-def _wrong(name: str, value: object, allowed: str) -> ImproperlyConfigured:
-    # Numbers are harmless to show; anything else might be a secret in the wrong place.
-    # Python refuses to print an int of thousands of digits.
-    number = isinstance(value, float) or (type(value) is int and abs(value) < 10**30)
-    shown = repr(value) if number else f"a value of type {type(value).__name__}"
-    return ImproperlyConfigured(f"Option {name!r} must be {allowed}, not {shown}.")
-
-
-def _urls(name: str, value: object) -> list[tuple[str, str]]:
-    """Each URL, after the words that say where it stands in the option."""
-    allowed = "an AMQP URL (str) or a list of at least one"
-    if isinstance(value, str):
-        return [(name, value)]
-    if not isinstance(value, (list, tuple)):
-        raise _wrong(name, value, allowed)
-    if not value:
-        raise ImproperlyConfigured(f"Option {name!r} must be {allowed}; the list is empty.")
-    places = [(f"{name}[{index}]", url) for index, url in enumerate(value)]
-    for place, url in places:
-        if not isinstance(url, str):
-            raise _wrong(place, url, "an AMQP URL (str)")
-    return places
-
-
-def _ssl_context(name: str, value: object) -> ssl.SSLContext | None:
-    if value is None:
-        return None
-    if not isinstance(value, ssl.SSLContext):
-        raise _wrong(name, value, "an ssl.SSLContext or None")
-    try:
-        tls.check_client(value)
-    except tls.InvalidTls as err:
-        raise ImproperlyConfigured(f"Option {name!r} is wrong: {err}.") from err
-    return value
-
-
-def _seconds(name: str, value: object) -> float:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        # NaN is in no range.
-        or not _LEAST_SECONDS <= value <= _MOST_SECONDS
-    ):
-        allowed = f"a number of seconds from {_LEAST_SECONDS} to {_MOST_SECONDS:.3f}"
-        raise _wrong(name, value, allowed)
-    return float(value)
-
-
-def _seconds_or_none(name: str, value: object) -> float | None:
-    return None if value is None else _seconds(name, value)
-
-
-def _whole(least: int, most: int) -> Callable[[str, object], int]:
-    def parse_whole(name: str, value: object) -> int:
-        if not _is_whole(value, least, most):
-            raise _wrong(name, value, f"a whole number from {least} to {most}")
-        return int(value)
-
-    return parse_whole
-
-
-def _is_whole(value: object, least: int, most: int) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-
-def _exchange(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise _wrong(name, value, "the name of an exchange (str)")
-    if not _EXCHANGE_NAME.fullmatch(value):
-        raise ImproperlyConfigured(
-            f"Option {name!r} must be the name of an exchange: 1 to 127 ASCII letters, digits, "
-            "spaces and characters of - _ . : @ # , /"
-        )
-    if value.startswith("amq."):
-        raise ImproperlyConfigured(
-            f"Option {name!r} must not start with 'amq.': RabbitMQ keeps these names to itself."
-        )
-    return value
-
-
-def _prefix(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise _wrong(name, value, "a str")
-    if not _PREFIX.fullmatch(value):
-        raise ImproperlyConfigured(
-            f"Option {name!r} must be a str of at most {_MOST_PREFIX} ASCII letters, digits, "
-            "hyphens, underscores and full stops: with it, a name of 200 characters still fits "
-            "into AMQP's 255 bytes."
-        )
-    return value
-
-
-def _capacities(name: str, value: object) -> tuple[tuple[re.Pattern[str], int], ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, Mapping):
-        raise _wrong(name, value, "a dict of pattern -> capacity")
-    found = []
-    for pattern, capacity in value.items():
-        if isinstance(pattern, str):
-            compiled = re.compile(fnmatch.translate(pattern))
-        elif isinstance(pattern, re.Pattern) and isinstance(pattern.pattern, str):
-            compiled = pattern
-        else:
-            raise _wrong(name, pattern, "a dict whose keys are globs (str) or compiled patterns")
-        if not _is_whole(capacity, 1, _MOST_REMOTE):
-            allowed = f"a dict whose values are whole numbers from 1 to {_MOST_REMOTE}"
-            raise _wrong(name, capacity, allowed)
-        found.append((compiled, capacity))
-    return tuple(found)
-
-
-def _keys(name: str, value: object) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    # A str is a sequence of str too, and the mistake would encrypt by single letters.
-    if not isinstance(value, (list, tuple)):
-        raise _wrong(name, value, "a list of str")
-    if not all(isinstance(key, str) and key for key in value):
-        raise ImproperlyConfigured(f"Option {name!r} must be a list of str, none empty.")
-    return tuple(value)
-
-
-def _format(name: str, value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise _wrong(name, value, "'msgpack', 'json' or the dotted path of a class (str)")
-    return value
-
-
-def _hook(name: str, value: object) -> Hook | None:
-    if value is not None and not callable(value):
-        raise _wrong(name, value, "a function, plain or async, or None")
-    return value
-
-
-# The options
 
 
 class Option(NamedTuple):
@@ -201,71 +44,81 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
     {
         "host": Option(
             DEFAULT_HOST,
-            _urls,
+            parsers.urls,
             "AMQP URL of RabbitMQ, or a list of URLs, which are tried in random order",
         ),
         "ssl_context": Option(
             None,
-            _ssl_context,
+            parsers.ssl_context,
             "ssl.SSLContext for TLS whichever scheme the URL has; the port is then 5671",
         ),
         "expiry": Option(
-            60, _seconds, "least seconds that a message waits on RabbitMQ before it may be dropped"
+            60,
+            parsers.seconds,
+            "least seconds that a message waits on RabbitMQ before it may be dropped",
         ),
         "local_capacity": Option(
             100,
-            _whole(1, _MOST_LOCAL),
+            parsers.whole(1, parsers.MOST_LOCAL),
             "messages held in this process's memory: the consumer's prefetch count",
         ),
         "local_expiry": Option(
             None,  # version 4.0.1 spelled it so too
-            _seconds_or_none,
+            parsers.seconds_or_none,
             "least seconds that a received message is held for receive(); as expiry",
         ),
         "remote_capacity": Option(
             100,
-            _whole(1, _MOST_REMOTE),
+            parsers.whole(1, parsers.MOST_REMOTE),
             "messages that RabbitMQ stores for each process before it refuses more: x-max-length",
         ),
         "groups_exchange": Option(
-            "groups", _exchange, "name of the direct exchange that carries the messages to groups"
+            "groups",
+            parsers.exchange,
+            "name of the direct exchange that carries the messages to groups",
         ),
-        "send_timeout": Option(10, _seconds, "most seconds that any call waits for RabbitMQ"),
+        "send_timeout": Option(
+            10, parsers.seconds, "most seconds that any call waits for RabbitMQ"
+        ),
         "max_message_size": Option(
             16 * 1024 * 1024,  # the limit of RabbitMQ 4
-            _whole(1, _MOST_MESSAGE_BYTES),
+            parsers.whole(1, parsers.MOST_MESSAGE_BYTES),
             "most bytes of one message on the wire",
         ),
         "prefix": Option(
             "",
-            _prefix,
+            parsers.prefix,
             "keeps projects apart that share a virtual host; a part of every name in it",
         ),
         "group_expiry": Option(
             0,
-            _whole(0, _MOST_REMOTE),
+            parsers.whole(0, parsers.MOST_REMOTE),
             "whole seconds from the latest group_add() to a membership's end; 0: never",
         ),
         "capacity": Option(
             100,
-            _whole(1, _MOST_REMOTE),
+            parsers.whole(1, parsers.MOST_REMOTE),
             "messages that RabbitMQ stores for each normal channel: x-max-length",
         ),
         "channel_capacity": Option(
             None,
-            _capacities,
+            parsers.capacities,
             "dict of a pattern of channel names -> the capacity of such a channel; first match",
         ),
         "symmetric_encryption_keys": Option(
-            None, _keys, "list of secrets: the first encrypts messages, all decrypt"
+            None, parsers.keys, "list of secrets: the first encrypts messages, all decrypt"
         ),
         "serializer_format": Option(
-            "msgpack", _format, "'msgpack', 'json', or the dotted path of a class of your own"
+            "msgpack",
+            parsers.serializer,
+            "'msgpack', 'json', or the dotted path of a class of your own",
         ),
         "on_disconnect": Option(
-            None, _hook, "function to call when the connection to RabbitMQ was lost"
+            None, parsers.hook, "function to call when the connection to RabbitMQ was lost"
         ),
-        "on_reconnect": Option(None, _hook, "function to call when RabbitMQ is back after that"),
+        "on_reconnect": Option(
+            None, parsers.hook, "function to call when RabbitMQ is back after that"
+        ),
     }
 )
 

@@ -1,0 +1,181 @@
+"""What the options may be: a parser for each kind.
+
+A parser takes an option's name and its value from ``CONFIG``. It gives the value that the layer
+works with, or raises :class:`django.core.exceptions.ImproperlyConfigured`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeGuard
+
+from django.core.exceptions import ImproperlyConfigured
+
+from . import tls
+
+# RabbitMQ keeps an expiry in milliseconds and takes no more than 32 bits of them.
+LEAST_SECONDS = 0.001
+MOST_SECONDS = (2**32 - 1) / 1000
+# basic.qos has 16 bits for the prefetch count, and 0 means "no limit" there.
+MOST_LOCAL = 2**16 - 1
+MOST_REMOTE = 2**31 - 1
+# RabbitMQ takes no larger message, however it is configured.
+MOST_MESSAGE_BYTES = 512 * 1024 * 1024
+# A queue's name has at most 255 bytes: "asgi.channel:", the prefix, ":" and a name of up to 200.
+MOST_PREFIX = 255 - len("asgi.channel::") - 200
+# What a channel's name may have: the name of the process's queue is a part of it.
+_PREFIX = re.compile(rf"[A-Za-z0-9_.-]{{0,{MOST_PREFIX}}}", re.ASCII)
+# AMQP 0-9-1's exchange-name, with the characters that RabbitMQ's users have besides.
+_EXCHANGE_NAME = re.compile(r"[A-Za-z0-9_.:@#,/ -]{1,127}")
+
+#: A hook: called without arguments, on the event loop that the connection lives on.
+Hook = Callable[[], "Awaitable[object] | object"]
+
+
+def _wrong(name: str, value: object, allowed: str) -> ImproperlyConfigured:
+    # Numbers are harmless to show; anything else might be a secret in the wrong place.
+    # Python refuses to print an int of thousands of digits.
+    number = isinstance(value, float) or (type(value) is int and abs(value) < 10**30)
+    shown = repr(value) if number else f"a value of type {type(value).__name__}"
+    return ImproperlyConfigured(f"Option {name!r} must be {allowed}, not {shown}.")
+
+
+def urls(name: str, value: object) -> list[tuple[str, str]]:
+    """The URLs, each after the words that say where it stands in the option."""
+    allowed = "an AMQP URL (str) or a list of at least one"
+    if isinstance(value, str):
+        return [(name, value)]
+    if not isinstance(value, (list, tuple)):
+        raise _wrong(name, value, allowed)
+    if not value:
+        raise ImproperlyConfigured(f"Option {name!r} must be {allowed}; the list is empty.")
+    places = [(f"{name}[{index}]", url) for index, url in enumerate(value)]
+    for place, url in places:
+        if not isinstance(url, str):
+            raise _wrong(place, url, "an AMQP URL (str)")
+    return places
+
+
+def ssl_context(name: str, value: object) -> ssl.SSLContext | None:
+    """A context that a client can use, or None."""
+    if value is None:
+        return None
+    if not isinstance(value, ssl.SSLContext):
+        raise _wrong(name, value, "an ssl.SSLContext or None")
+    try:
+        tls.check_client(value)
+    except tls.InvalidTls as err:
+        raise ImproperlyConfigured(f"Option {name!r} is wrong: {err}.") from err
+    return value
+
+
+def seconds(name: str, value: object) -> float:
+    """A number of seconds that RabbitMQ can keep."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        # NaN is in no range.
+        or not LEAST_SECONDS <= value <= MOST_SECONDS
+    ):
+        allowed = f"a number of seconds from {LEAST_SECONDS} to {MOST_SECONDS:.3f}"
+        raise _wrong(name, value, allowed)
+    return float(value)
+
+
+def seconds_or_none(name: str, value: object) -> float | None:
+    """A number of seconds, or None."""
+    return None if value is None else seconds(name, value)
+
+
+def whole(least: int, most: int) -> Callable[[str, object], int]:
+    """Make the parser for whole numbers of a range."""
+
+    def parse_whole(name: str, value: object) -> int:
+        if not _is_whole(value, least, most):
+            raise _wrong(name, value, f"a whole number from {least} to {most}")
+        return int(value)
+
+    return parse_whole
+
+
+def _is_whole(value: object, least: int, most: int) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def exchange(name: str, value: object) -> str:
+    """The name of an exchange that users may declare."""
+    if not isinstance(value, str):
+        raise _wrong(name, value, "the name of an exchange (str)")
+    if not _EXCHANGE_NAME.fullmatch(value):
+        raise ImproperlyConfigured(
+            f"Option {name!r} must be the name of an exchange: 1 to 127 ASCII letters, digits, "
+            "spaces and characters of - _ . : @ # , /"
+        )
+    if value.startswith("amq."):
+        raise ImproperlyConfigured(
+            f"Option {name!r} must not start with 'amq.': RabbitMQ keeps these names to itself."
+        )
+    return value
+
+
+def prefix(name: str, value: object) -> str:
+    """A prefix that leaves room for the longest names."""
+    if not isinstance(value, str):
+        raise _wrong(name, value, "a str")
+    if not _PREFIX.fullmatch(value):
+        raise ImproperlyConfigured(
+            f"Option {name!r} must be a str of at most {MOST_PREFIX} ASCII letters, digits, "
+            "hyphens, underscores and full stops: with it, a name of 200 characters still fits "
+            "into AMQP's 255 bytes."
+        )
+    return value
+
+
+def capacities(name: str, value: object) -> tuple[tuple[re.Pattern[str], int], ...]:
+    """Patterns of channels and the capacities of these, in the order of ``CONFIG``."""
+    if value is None:
+        return ()
+    if not isinstance(value, Mapping):
+        raise _wrong(name, value, "a dict of pattern -> capacity")
+    found = []
+    for pattern, capacity in value.items():
+        if isinstance(pattern, str):
+            compiled = re.compile(fnmatch.translate(pattern))
+        elif isinstance(pattern, re.Pattern) and isinstance(pattern.pattern, str):
+            compiled = pattern
+        else:
+            raise _wrong(name, pattern, "a dict whose keys are globs (str) or compiled patterns")
+        if not _is_whole(capacity, 1, MOST_REMOTE):
+            allowed = f"a dict whose values are whole numbers from 1 to {MOST_REMOTE}"
+            raise _wrong(name, capacity, allowed)
+        found.append((compiled, capacity))
+    return tuple(found)
+
+
+def keys(name: str, value: object) -> tuple[str, ...]:
+    """Secrets; none where the value is None."""
+    if value is None:
+        return ()
+    # A str is a sequence of str too, and the mistake would encrypt by single letters.
+    if not isinstance(value, (list, tuple)):
+        raise _wrong(name, value, "a list of str")
+    if not all(isinstance(key, str) and key for key in value):
+        raise ImproperlyConfigured(f"Option {name!r} must be a list of str, none empty.")
+    return tuple(value)
+
+
+def serializer(name: str, value: object) -> str:
+    """The name of a serializer."""
+    if not isinstance(value, str) or not value:
+        raise _wrong(name, value, "'msgpack', 'json' or the dotted path of a class (str)")
+    return value
+
+
+def hook(name: str, value: object) -> Hook | None:
+    """Something to call, or None."""
+    if value is not None and not callable(value):
+        raise _wrong(name, value, "a function, plain or async, or None")
+    return value
