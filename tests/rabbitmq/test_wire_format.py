@@ -100,16 +100,16 @@ async def test_another_client_meets_a_full_process(make_layer: MakeLayer, url: s
     channel = await layer.new_channel()
     await layer.current_connection
     body = msgpack.packb({**LINE, "__asgi_channel__": channel})
+    async with await aiormq.connect(url) as other:
+        publisher = await other.channel()
 
-    def send() -> None:
-        with contextlib.closing(pika.BlockingConnection(pika.URLParameters(url))) as other:
-            publisher = other.channel()
-            publisher.confirm_delivery()
+        async def publish_many() -> None:
             for _ in range(10):
-                publisher.basic_publish("", layer.queue_name, body)
+                await publisher.basic_publish(body, routing_key=layer.queue_name)
 
-    with pytest.raises(pika.exceptions.NackError):
-        await asyncio.to_thread(send)
+        with pytest.raises(aiormq.exceptions.DeliveryError) as caught:
+            await publish_many()
+    assert isinstance(caught.value.frame, aiormq.spec.Basic.Nack)
 
 
 async def test_another_client_sends_to_a_normal_channel(
@@ -119,35 +119,24 @@ async def test_another_client_sends_to_a_normal_channel(
     name = f"thumbnails.{secrets.token_hex(4)}"
     await layer.send(name, {"type": "a"})
     assert await layer.receive(name) == {"type": "a"}
-
-    def send() -> None:
-        with contextlib.closing(pika.BlockingConnection(pika.URLParameters(url))) as other:
-            publisher = other.channel()
-            publisher.confirm_delivery()
-            body = msgpack.packb({**LINE, "__asgi_channel__": name})
-            publisher.basic_publish("", f"asgi.channel::{name}", body, mandatory=True)
-
-    await asyncio.to_thread(send)
+    async with await aiormq.connect(url) as other:
+        publisher = await other.channel()
+        body = msgpack.packb({**LINE, "__asgi_channel__": name})
+        await publisher.basic_publish(body, routing_key=f"asgi.channel::{name}", mandatory=True)
     assert await asyncio.wait_for(layer.receive(name), 10) == LINE
 
 
 async def test_another_client_listens(layer: RabbitmqChannelLayer, url: str) -> None:
     """A foreign client that binds a queue of its own receives what is sent to the group."""
     await layer.current_connection  # the exchange is there
-
-    def bind() -> tuple[pika.BlockingConnection, Any, str]:
-        other = pika.BlockingConnection(pika.URLParameters(url))
-        channel = other.channel()
-        queue = channel.queue_declare("", exclusive=True).method.queue
-        channel.queue_bind(queue, "groups", "room")
-        return other, channel, queue
-
-    other, channel, queue = await asyncio.to_thread(bind)
-    await layer.group_send("room", LINE)
-    # group_send() returned once RabbitMQ had the message in every queue.
-    _, _, body = await asyncio.to_thread(channel.basic_get, queue, True)
-    assert msgpack.unpackb(body) == {**LINE, "__asgi_group__": "room"}
-    await asyncio.to_thread(other.close)
+    async with await aiormq.connect(url) as other:
+        channel = await other.channel()
+        queue = (await channel.queue_declare(exclusive=True)).queue
+        await channel.queue_bind(queue, "groups", "room")
+        await layer.group_send("room", LINE)
+        # group_send() returned once RabbitMQ had the message in every queue.
+        body = (await channel.basic_get(queue, no_ack=True)).body
+        assert msgpack.unpackb(body) == {**LINE, "__asgi_group__": "room"}
 
 
 # Jobs
