@@ -1,6 +1,6 @@
-"""The connection that users hold: carehare's interface on our engine.
+"""The AMQP connection that users hold, for publishing and consuming; from any event loop.
 
-This is the one file where the two meet.
+It has carehare's interface and, where carehare is installed, is a :class:`carehare.Connection`.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Self, TypedDict, TypeVar, Unpack
 
 import pamqp.commands
 
@@ -19,21 +20,23 @@ from .amqp import carehare
 from .amqp.calls import Calls
 from .amqp.channel import Channel
 from .amqp.connect import connect
-from .amqp.endpoint import Endpoint
+from .amqp.consumer import Delivery, QueueConsumer
 from .amqp.frames import FRAME_OVERHEAD, NO_PROPERTIES, Method
 from .amqp.futures import follow, without_result
 from .amqp.protocol import Protocol
-from .consumer import Consumer
-from .errors import ConnectionClosed
+from .errors import AmqpError, ChannelClosed, ConnectionClosed, LoopEnded
 
 if TYPE_CHECKING:
     from pamqp.common import Arguments, FieldTable
-    from typing_extensions import Unpack
+
+    from .layer.portal import Portal
+
+__all__ = ["Connection", "Consumer", "MessageProperties"]
+
+_T = TypeVar("_T")
 
 #: Exchanges whose publishing channel stays open; past it, idle ones are closed.
 MAX_PUBLISH_CHANNELS = 128
-
-Properties = pamqp.commands.Basic.Properties
 
 #: Bytes of a method's ids, and of a content header before its properties.
 _METHOD_ID_SIZE = 4
@@ -59,68 +62,42 @@ class MessageProperties(TypedDict, total=False):
 
 
 class Connection(carehare.Connection):
-    """An AMQP connection to one RabbitMQ node, for publishing and consuming.
+    """An open AMQP connection to one RabbitMQ node; ``await layer.current_connection`` gives it.
 
-    Its operations return futures, or raise :class:`TypeError` or :class:`ValueError` at once for
-    arguments that cannot be sent. They fail with :class:`.ChannelClosedByServer` when
-    RabbitMQ refuses the operation, which leaves all others undisturbed, and with
-    :class:`.ConnectionClosed` when the connection ends meanwhile; a publish and a consumer
-    on a connection that has ended raise that at once. So do they :class:`.ChannelClosed`
-    when no more AMQP channels can be opened. Use it from the event loop that it was made on.
+    Its operations return futures of the event loop that is running, whichever that is. Arguments
+    that cannot be sent raise :class:`TypeError` or :class:`ValueError` at once; all other errors
+    are the future's:
 
-    ``address`` is the IP address to connect to, when the endpoint's host name was resolved.
+    * :class:`.ChannelClosedByServer` when RabbitMQ refuses the operation, which leaves all other
+      operations undisturbed;
+    * :class:`.ConnectionClosed` when the connection ended, before or during the operation;
+    * :class:`.ChannelClosed` when the connection has no free AMQP channel.
     """
 
-    def __init__(self, endpoint: Endpoint, *, address: str | None = None) -> None:
+    def __init__(self, protocol: Protocol, portal: Portal | None) -> None:
         # carehare's __init__ only stores what its own engine needs.
-        self._endpoint = endpoint
-        self._address = address
-        #: Set by ``connect``.
-        self._engine: Protocol | None = None
-        #: What :attr:`closed` gave out last.
+        #: The engine. Its methods are for its own event loop.
+        self.protocol = protocol
+        #: The way to that loop from others; None where no other loop uses the connection.
+        self._portal = portal
+        #: What :attr:`closed` gave out last, on the protocol's loop.
         self._closed: asyncio.Future[None] | None = None
+        # The rest is used on the protocol's loop only.
         #: One publishing channel for each exchange, so that errors stay with the exchange.
         self._publishers: dict[str, Channel] = {}
-        #: Set by ``connect``.
-        self._calls: Calls | None = None
+        self._calls = Calls(protocol)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._engine or self._endpoint}>"
+        return f"<{type(self).__name__} {self.protocol}>"
 
-    @property
-    def endpoint(self) -> Endpoint:
-        """Where it connects to, and as whom."""
-        return self._endpoint
-
-    @property
-    def protocol(self) -> Protocol:
-        """The engine; raises :class:`.ConnectionClosed` before ``connect``."""
-        if self._engine is None:
-            raise ConnectionClosed("the connection is not connected yet")
-        return self._engine
-
-    @property
-    def connecting_or_open(self) -> bool:
-        """Whether there is a socket to close."""
-        return self._engine is not None and not self._engine.closed.done()
-
-    def cut(self) -> None:
-        """Shut the socket down, whatever becomes of the event loop; from any thread."""
-        if self._engine is not None:
-            self._engine.cut()
-
-    def disown(self) -> None:
-        """In a forked child: close its copy of the socket; the parent's goes on undisturbed."""
-        if self._engine is not None:
-            self._engine.disown()
+    # Beginning and end
 
     async def connect(self) -> None:
-        """Connect and log in; see :func:`.amqp.connect.connect`."""
-        self._engine = Protocol(self._endpoint, asyncio.get_running_loop())
-        self._calls = Calls(self._engine)
-        await connect(self._engine, self._address)
+        """Connect and log in, where nobody has yet: the layer's connections are open."""
+        if not self.protocol.started:
+            await connect(self.protocol)
 
-    async def __aenter__(self) -> Connection:
+    async def __aenter__(self) -> Self:
         await self.connect()
         return self
 
@@ -135,15 +112,25 @@ class Connection(carehare.Connection):
     @property
     def closed(self) -> asyncio.Future[None]:
         """Done once the connection is closed; fails with why, unless we closed it."""
-        protocol = self.protocol
+        if not self._is_own_loop():
+            return self._submit(lambda: follow(self.protocol.closed))
         if self._closed is None or self._closed.cancelled():
-            self._closed = follow(protocol.closed)
+            self._closed = follow(self.protocol.closed)
         return self._closed
 
     async def close(self) -> None:
-        """Close; may be called again. Raises what ended the connection, if that was not us."""
-        self.protocol.close()
-        await asyncio.shield(self.protocol.closed)
+        """Close the connection; the layer then makes another. May be called again.
+
+        Raises what ended the connection, if that was not us.
+        """
+
+        def close() -> asyncio.Future[None]:
+            self.protocol.close()
+            return follow(self.protocol.closed)
+
+        await self._submit(close)
+
+    # Publishing and consuming
 
     def publish(
         self,
@@ -157,23 +144,23 @@ class Connection(carehare.Connection):
         """Publish; the future is done once RabbitMQ confirmed the message.
 
         Keyword arguments are the message's properties: ``delivery_mode=2`` makes it persistent.
-        With ``mandatory`` the future fails with
-        :class:`~channels_rabbitmq.errors.MessageReturned` if no queue was there for it.
+        With ``mandatory`` the future fails with :class:`.MessageReturned` if no queue was there
+        for it.
 
-        Fails with :class:`.ServerSentNack` if a queue refused it. An error such as a
-        missing exchange fails everything under way to that exchange, and nothing else. Reference:
+        Fails with :class:`.ServerSentNack` if a queue refused it. An error such as a missing
+        exchange fails everything under way to that exchange, and nothing else. Reference:
         https://www.rabbitmq.com/docs/publishers
         """
         if not isinstance(message, (bytes, bytearray, memoryview)):
             raise TypeError(f"message must be bytes, not {type(message).__name__}")
         _require_short_string("exchange_name", exchange_name)
         _require_short_string("routing_key", routing_key)
-        return self._publisher(exchange_name).publish(
-            exchange_name,
-            routing_key,
-            bytes(message),
-            mandatory=mandatory,
-            properties=self._encode(properties) if properties else NO_PROPERTIES,
+        encoded = self._encode(properties) if properties else NO_PROPERTIES
+        body = bytes(message)
+        return self._submit(
+            lambda: self._publisher(exchange_name).publish(
+                exchange_name, routing_key, body, mandatory=mandatory, properties=encoded
+            )
         )
 
     def acking_consumer(
@@ -189,11 +176,15 @@ class Connection(carehare.Connection):
             raise ValueError("prefetch_size must be 0: RabbitMQ does not implement it")
         if not 0 <= prefetch_count <= 65535:
             raise ValueError("prefetch_count must be between 0 and 65535")
+        _require_short_string("queue_name", queue_name)
+        # pamqp checks the name too.
+        pamqp.commands.Basic.Consume(queue=queue_name)
         return Consumer(
-            self.protocol,
-            _require_short_string("queue_name", queue_name),
-            prefetch_count=prefetch_count,
+            self,
+            lambda: QueueConsumer(self.protocol, queue_name, prefetch_count=prefetch_count),
         )
+
+    # Queues and exchanges
 
     def exchange_declare(
         self,
@@ -206,13 +197,13 @@ class Connection(carehare.Connection):
         internal: bool = False,
         arguments: Arguments | None = None,
     ) -> asyncio.Future[None]:
-        """Make an exchange, or with ``passive`` fail unless it is there.
+        """Declare an exchange, or with ``passive`` fail unless it is there.
 
-        An exchange that is there with other properties is an error (406). Reference:
-        https://www.rabbitmq.com/docs/exchanges
+        An exchange that is there with other properties is an error (:class:`.PreconditionFailed`).
+        Reference: https://www.rabbitmq.com/docs/exchanges
         """
         _require_short_string("exchange_name", exchange_name)
-        return self._start_call(
+        return self._call(
             lambda: pamqp.commands.Exchange.Declare(
                 exchange=exchange_name,
                 exchange_type=exchange_type,
@@ -234,12 +225,12 @@ class Connection(carehare.Connection):
         auto_delete: bool = False,
         arguments: Arguments | None = None,
     ) -> asyncio.Future[None]:
-        """Make a queue, or with ``passive`` fail unless it is there.
+        """Declare a queue, or with ``passive`` fail unless it is there.
 
         Reference: https://www.rabbitmq.com/docs/queues
         """
         _require_short_string("queue_name", queue_name)
-        return self._start_call(
+        return self._call(
             lambda: pamqp.commands.Queue.Declare(
                 queue=queue_name,
                 passive=passive,
@@ -262,7 +253,7 @@ class Connection(carehare.Connection):
         _require_short_string("queue_name", queue_name)
         _require_short_string("exchange_name", exchange_name)
         _require_short_string("routing_key", routing_key)
-        return self._start_call(
+        return self._call(
             lambda: pamqp.commands.Queue.Bind(
                 queue=queue_name,
                 exchange=exchange_name,
@@ -279,11 +270,11 @@ class Connection(carehare.Connection):
         routing_key: str = "",
         arguments: Arguments | None = None,
     ) -> asyncio.Future[None]:
-        """Take a binding away; one that is not there is no error."""
+        """Unbind a queue from an exchange. A binding that does not exist is no error."""
         _require_short_string("queue_name", queue_name)
         _require_short_string("exchange_name", exchange_name)
         _require_short_string("routing_key", routing_key)
-        return self._start_call(
+        return self._call(
             lambda: pamqp.commands.Queue.Unbind(
                 queue=queue_name,
                 exchange=exchange_name,
@@ -291,6 +282,52 @@ class Connection(carehare.Connection):
                 arguments=arguments,
             )
         )
+
+    # Crossing to the protocol's loop. A Consumer uses these too.
+
+    def _is_own_loop(self) -> bool:
+        try:
+            return asyncio.get_running_loop() is self.protocol.loop
+        except RuntimeError:  # none is running in this thread
+            return False
+
+    def _submit(self, start: Callable[[], asyncio.Future[_T]]) -> asyncio.Future[_T]:
+        """Run ``start()`` on the protocol's loop; give its future, or one of the running loop.
+
+        All errors are the future's, whichever loop runs.
+        """
+
+        def begin() -> asyncio.Future[_T]:
+            try:
+                return start()
+            except AmqpError as err:
+                failed: asyncio.Future[_T] = self.protocol.loop.create_future()
+                failed.set_exception(err)
+                return failed
+
+        if self._is_own_loop():
+            return begin()
+        return asyncio.get_running_loop().create_task(self._cross(begin))
+
+    async def _cross(
+        self, start: Callable[[], Awaitable[_T]], give_back: Callable[[_T], None] | None = None
+    ) -> _T:
+        """Await ``start()`` on the protocol's loop, from another; ``start`` must not raise."""
+        if self._portal is None:
+            raise RuntimeError("the connection belongs to another event loop")
+        try:
+            return await self._portal.call(start, give_back)
+        except LoopEnded:
+            raise ConnectionClosed("the connection is closed") from None
+
+    def _tell(self, callback: Callable[[], None]) -> None:
+        """Run ``callback()`` on the protocol's loop: now, or after what was submitted before."""
+        if self._is_own_loop():
+            callback()
+        elif self._portal is not None:
+            self._portal.tell(lambda _: callback(), None)
+
+    # On the protocol's loop
 
     def _publisher(self, exchange_name: str) -> Channel:
         channel = self._publishers.get(exchange_name)
@@ -305,26 +342,26 @@ class Connection(carehare.Connection):
         self._publishers[exchange_name] = channel
         return channel
 
-    def _start_call(self, make: Callable[[], Method]) -> asyncio.Future[None]:
+    # Arguments, on whichever thread the caller is
+
+    def _call(self, make: Callable[[], Method]) -> asyncio.Future[None]:
         """Start an operation on a queue or an exchange."""
         with _plain_errors("the operation"):
             method = make()
             size = _METHOD_ID_SIZE + len(method.marshal())
         self._require_fits("the operation", size)
-        if self._calls is None:
-            raise ConnectionClosed("the connection is not connected yet")
-        return without_result(self._calls.run(method))
+        return self._submit(lambda: without_result(self._calls.run(method)))
 
     def _encode(self, properties: MessageProperties) -> bytes:
-        """The properties as a content header has them."""
+        """Encode properties as a content header has them."""
         for name, value in properties.items():
             if name not in MessageProperties.__annotations__:
                 raise TypeError(f"publish() got an unexpected keyword argument {name!r}")
             with _plain_errors(f"message property {name!r}"):
-                alone = Properties()
+                alone = pamqp.commands.Basic.Properties()
                 setattr(alone, name, value)
                 alone.marshal()
-        encoded = Properties(**properties).marshal()
+        encoded = pamqp.commands.Basic.Properties(**properties).marshal()
         self._require_fits("the message's properties", _BEFORE_PROPERTIES_SIZE + len(encoded))
         return encoded
 
@@ -332,6 +369,151 @@ class Connection(carehare.Connection):
         """Raise unless a frame can hold so many bytes: RabbitMQ ends connections over it."""
         if size > self.protocol.frame_max - FRAME_OVERHEAD:
             raise ValueError(f"{what} must fit into {self.protocol.frame_max} bytes")
+
+
+class Consumer:
+    """Receives the messages of one queue; :meth:`Connection.acking_consumer` makes it.
+
+    Either iterate, and each message is acknowledged when the next one is asked for::
+
+        async with connection.acking_consumer("jobs") as consumer:
+            async for message in consumer:
+                ...
+
+    or take deliveries and acknowledge each yourself, with :meth:`next_delivery` and :meth:`ack`.
+    What is not acknowledged goes to another consumer once this one is closed. Errors of the
+    connection are raised where it is waited for, such as :meth:`next_delivery`.
+
+    Reference: https://www.rabbitmq.com/docs/consumers
+    """
+
+    def __init__(self, connection: Connection, consume: Callable[[], QueueConsumer]) -> None:
+        self._connection = connection
+        #: Starts consuming. Raises AmqpError on a connection that is closed or has no free channel.
+        self._consume = consume
+        #: Made by the first callback to come to the protocol's loop, and used there only.
+        self._queue_consumer: QueueConsumer | None = None
+        #: The tags that :meth:`next_delivery` gave out and nobody has acknowledged.
+        self._unacknowledged: set[int] = set()
+        #: The tag of the message that iteration gave out last; None once that is acknowledged.
+        self._held: int | None = None
+        #: Set by :meth:`close`.
+        self._closing = False
+        #: What :attr:`closed` gave out last, on the protocol's loop.
+        self._closed: asyncio.Future[None] | None = None
+        connection._tell(self._begin)
+
+    @property
+    def closed(self) -> asyncio.Future[None]:
+        """Done once the consumer is closed; fails with why, unless we closed it."""
+        if not self._connection._is_own_loop():
+            return self._connection._submit(lambda: self._engine().wait_closed())
+        if self._closed is None or self._closed.cancelled():
+            self._closed = self._connection._submit(lambda: self._engine().wait_closed())
+        return self._closed
+
+    async def next_delivery(self) -> tuple[bytes, int]:
+        """Wait for a message; give its body and its delivery tag for :meth:`ack`.
+
+        Raises :class:`.ChannelClosed` once we closed the consumer,
+        :class:`.ChannelClosedByServer` if RabbitMQ did, and :class:`.ConnectionClosed` when the
+        connection ended. A wait that is cancelled leaves its message to the next.
+        """
+        if self._connection._is_own_loop():
+            body, tag = await self._engine().next_delivery()
+        else:
+            body, tag = await self._connection._cross(self._next_delivery, self._give_back)
+        self._unacknowledged.add(tag)
+        return body, tag
+
+    def ack(self, delivery_tag: int) -> None:
+        """Acknowledge a delivery. Nothing happens on a closed consumer.
+
+        Raises :class:`ValueError` for what was not delivered or was acknowledged before: RabbitMQ
+        would close the channel over it.
+        """
+        if delivery_tag in self._unacknowledged:
+            self._unacknowledged.remove(delivery_tag)
+            self._tell(partial(QueueConsumer.ack, delivery_tag=delivery_tag))
+        elif not self._is_over():
+            raise ValueError(f"there is no unacknowledged delivery {delivery_tag}")
+
+    def close(self) -> None:
+        """Stop. Iteration ends, with what it gave out last acknowledged when it goes on.
+
+        Called again, it leaves that message to another consumer.
+        """
+        self._tell(
+            QueueConsumer.close if self._held is None or self._closing else QueueConsumer.stop
+        )
+        self._closing = True
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        held, self._held = self._held, None
+        if held is not None:
+            self.ack(held)
+            if self._closing:
+                self._tell(QueueConsumer.close)
+        try:
+            body, self._held = await self.next_delivery()
+        except ChannelClosed:
+            if not self._closing:
+                raise  # no AMQP channel was free to begin with
+            raise StopAsyncIteration from None
+        return body
+
+    async def __aenter__(self) -> Self:
+        if self._connection._is_own_loop():
+            self._engine()
+        else:
+            await self._connection._cross(self._start)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close; what iteration gave out last goes to another consumer."""
+        self._held = None
+        self.close()
+        await self.closed
+
+    def _tell(self, callback: Callable[[QueueConsumer], None]) -> None:
+        def tell() -> None:
+            if self._queue_consumer is not None:
+                callback(self._queue_consumer)
+
+        self._connection._tell(tell)
+
+    def _is_over(self) -> bool:
+        # Other threads may read it: what they miss by a moment is as if they had come before.
+        consumer = self._queue_consumer
+        return self._closing or (consumer is not None and consumer.closed)
+
+    def _give_back(self, delivery: Delivery) -> None:
+        self._tell(lambda consumer: consumer.put_back(delivery))
+
+    # On the protocol's loop
+
+    def _begin(self) -> None:
+        with contextlib.suppress(AmqpError):  # raised again where the consumer is waited for
+            self._engine()
+
+    def _engine(self) -> QueueConsumer:
+        if self._queue_consumer is None:
+            self._queue_consumer = self._consume()
+        return self._queue_consumer
+
+    async def _start(self) -> None:
+        self._engine()
+
+    async def _next_delivery(self) -> Delivery:
+        return await self._engine().next_delivery()
 
 
 def _require_short_string(argument: str, value: str) -> str:

@@ -6,14 +6,14 @@ https://channels.readthedocs.io/en/latest/channel_layer_spec.html
 from __future__ import annotations
 
 import logging
+import threading
 import weakref
-from collections.abc import Awaitable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import ClassVar, Unpack
 
 from channels import exceptions
 from channels.layers import BaseChannelLayer
 
-from .bridged import BridgedConnection
 from .config.options import DEFAULT_HOST, Options, OtherOptions
 from .connection import Connection
 from .errors import LoopEnded
@@ -57,6 +57,9 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         self.group_expiry = self.options.group_expiry
         self._owner = Owner(self.options)
         self._encode = self._owner.codec.encode
+        #: What :attr:`current_connection` gave last: one object for each connection, whoever asks.
+        self._connection: Connection | None = None
+        self._connection_lock = threading.Lock()
         weakref.finalize(self, self._owner.drop).atexit = False
 
     def __repr__(self) -> str:
@@ -237,23 +240,30 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
     # Beyond the specification
 
     @property
-    def current_connection(self) -> Awaitable[Connection | BridgedConnection]:
+    def current_connection(self) -> Awaitable[Connection]:
         """Awaitable for the open AMQP connection, a :class:`carehare.Connection`.
 
         Use it to publish jobs. It waits while RabbitMQ is away. A connection may end at any time;
         what is under way on it then raises :class:`.ConnectionClosed`, and the next
         ``await layer.current_connection`` gives the one after it.
         """
-        return _CurrentConnection(self._owner)
+        return _CurrentConnection(self._connect)
 
     @property
-    def carehare_connection(self) -> Awaitable[Connection | BridgedConnection]:
+    def carehare_connection(self) -> Awaitable[Connection]:
         """The same as :attr:`current_connection`."""
         return self.current_connection
 
     async def close(self) -> None:
         """Close the connection and end everything; calling it again does nothing."""
         await self._owner.close()
+
+    async def _connect(self) -> Connection:
+        protocol, portal = await self._owner.connection()
+        with self._connection_lock:
+            if self._connection is None or self._connection.protocol is not protocol:
+                self._connection = Connection(protocol, portal)
+            return self._connection
 
     def _is_own(self, channel: str) -> bool:
         """Whether it is a channel of this process; False if normal, ValueError if another's."""
@@ -266,11 +276,11 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
 class _CurrentConnection:
     """Waits for the connection only when awaited, so that asking in vain leaves nothing behind."""
 
-    def __init__(self, owner: Owner) -> None:
-        self._owner = owner
+    def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
+        self._connect = connect
 
-    def __await__(self) -> Generator[object, None, Connection | BridgedConnection]:
-        return self._owner.connection().__await__()
+    def __await__(self) -> Generator[object, None, Connection]:
+        return self._connect().__await__()
 
 
 async def _group_add_normal(loop_layer: LoopLayer, group: str, channel: str) -> None:

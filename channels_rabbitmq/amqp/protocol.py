@@ -133,6 +133,11 @@ class Protocol(asyncio.Protocol):
         return self._state.state is ConnectionState.OPEN
 
     @property
+    def started(self) -> bool:
+        """Whether connecting was begun; a protocol connects once."""
+        return self._socket is not None
+
+    @property
     def connected(self) -> bool:
         """Whether a transport was made, which closes the socket when it ends."""
         return self._transport is not None

@@ -16,9 +16,10 @@ from typing import TypeVar
 from channels.exceptions import StopConsumer
 
 from ..amqp.channel import OnDelivery
-from ..amqp.connect import resolve
+from ..amqp.connect import connect, resolve
 from ..amqp.endpoint import Endpoint
 from ..amqp.futures import in_time
+from ..amqp.protocol import Protocol
 from ..amqp.state import StateMachine
 from ..config.options import Options
 from ..connection import Connection
@@ -168,12 +169,12 @@ class Recovery:
         """
         self._cut = True
         if self._connection is not None:
-            self._connection.cut()
+            self._connection.protocol.cut()
 
     def disown(self) -> None:
         """In a forked child: leave the connection to the parent."""
         if self._connection is not None:
-            self._connection.disown()
+            self._connection.protocol.disown()
 
     def _stop_waiters(self, error: Exception) -> None:
         if self._topology_made.done():  # with a session that is not to be used any more
@@ -221,7 +222,7 @@ class Recovery:
     async def _close_connection(self) -> None:
         """Take leave of RabbitMQ, so that the queue's name is free at once; within a second."""
         connection = self._connection
-        if connection is not None and connection.connecting_or_open:
+        if connection is not None and not connection.protocol.closed.done():
             connection.protocol.close()
             await self._wait_closed(connection, _LEAVE_TIMEOUT)
             connection.protocol.abort()
@@ -239,9 +240,9 @@ class Recovery:
         """Try every address once, in random order; use the first session that starts."""
         candidates, failures = await self._addresses()
         for endpoint, address in candidates:
-            connection = self._connection = Connection(endpoint, address=address)
+            connection = self._connection = Connection(Protocol(endpoint, self._loop), None)
             try:
-                await connection.connect()
+                await connect(connection.protocol, address)
                 topology = Topology(connection, self._options, self._queue_name, self._on_delivery)
                 await topology.start(self._keys)
             except CONNECTION_ERRORS as err:
@@ -259,7 +260,7 @@ class Recovery:
             topology.bind_only(self._keys())  # some came or went while it started
             self.topology = topology
             self._topology_made.set_result(topology)
-            logger.info("Connected to RabbitMQ at %s", topology.connection.endpoint)
+            logger.info("Connected to RabbitMQ at %s", topology.connection.protocol.endpoint)
             self._on_ready(topology)
         reason = await topology.ended
         self.topology = None

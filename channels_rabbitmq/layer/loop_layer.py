@@ -12,13 +12,13 @@ from typing import NoReturn, TypeVar
 from channels.exceptions import ChannelFull, StopConsumer
 
 from ..amqp.futures import in_time
+from ..amqp.protocol import Protocol
 from ..broker.groups import Groups
 from ..broker.normal_channels import NormalChannels
 from ..broker.peers import FLUSH, JOIN, LEAVE, MARK, MEMBERS, Peers, Question, control_key
 from ..broker.recovery import Recovery
 from ..broker.topology import Topology
 from ..config.options import Options
-from ..connection import Connection
 from ..errors import (
     ChannelClosed,
     ChannelClosedByServer,
@@ -376,10 +376,10 @@ class LoopLayer:
 
     # The connection, and the end
 
-    async def connection(self) -> Connection:
+    async def protocol(self) -> Protocol:
         """Wait for the open connection."""
         topology: Topology = await self.recovery.wait_topology()
-        return topology.connection
+        return topology.connection.protocol
 
     async def close(self) -> None:
         """Close the connection; ``receive()`` raises StopConsumer from now on."""

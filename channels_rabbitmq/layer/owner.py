@@ -25,9 +25,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from channels.exceptions import StopConsumer
 
-from ..bridged import BridgedConnection
+from ..amqp.protocol import Protocol
 from ..config.options import Options
-from ..connection import Connection
 from ..errors import LoopEnded
 from ..local.state import LocalState
 from ..log import RateLimitedWarning
@@ -174,16 +173,13 @@ class Owner:
         )
         self._post(lambda loop_layer: loop_layer.groups.confirm_add(group, channel))
 
-    async def connection(self) -> Connection | BridgedConnection:
-        """The open connection, or what stands for it on a loop that is not home."""
+    async def connection(self) -> tuple[Protocol, Portal]:
+        """Wait for the open connection; give it and the way to its loop."""
         while True:
-            connection = await self.call(LoopLayer.connection)
-            owner = connection.protocol.loop
-            if owner is asyncio.get_running_loop():
-                return connection
+            protocol = await self.call(LoopLayer.protocol)
             residence = self._residence
-            if residence is not None and residence.loop is owner:
-                return BridgedConnection(connection, residence.portal)
+            if residence is not None and residence.loop is protocol.loop:
+                return protocol, residence.portal
 
     async def _call(
         self,

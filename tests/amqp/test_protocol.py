@@ -15,7 +15,6 @@ import pytest
 from channels_rabbitmq.amqp import protocol as protocol_module
 from channels_rabbitmq.amqp.channel import Channel
 from channels_rabbitmq.amqp.frames import Method, encode_ack
-from channels_rabbitmq.connection import Connection
 from channels_rabbitmq.errors import (
     BadBytesFromServer,
     ChannelClosed,
@@ -25,7 +24,15 @@ from channels_rabbitmq.errors import (
     MessageReturned,
     ServerSentNack,
 )
-from tests.helpers.scripted import Peer, connected, content, endpoint, serve, serve_open
+from tests.helpers.scripted import (
+    Peer,
+    connected,
+    content,
+    endpoint,
+    serve,
+    serve_open,
+    unconnected,
+)
 from tests.helpers.support import until
 
 Basic = pamqp.commands.Basic
@@ -549,9 +556,12 @@ async def test_calls_without_a_channel() -> None:
         with pytest.raises(ChannelClosed, match="in use"):
             await connection.queue_declare("q")
         with pytest.raises(ChannelClosed, match="in use"):
-            connection.publish(b"x")
+            await connection.publish(b"x")
+        consumer = connection.acking_consumer("q")
         with pytest.raises(ChannelClosed, match="in use"):
-            connection.acking_consumer("q")
+            await consumer.next_delivery()
+        with pytest.raises(ChannelClosed, match="in use"):
+            await anext(consumer)
 
 
 # The end of the connection
@@ -576,9 +586,9 @@ async def test_server_closes_the_connection() -> None:
             await asyncio.wait_for(connection.closed, 10)
         assert not connection.protocol.open
         with pytest.raises(ConnectionClosed):
-            connection.publish(b"x")
+            await connection.publish(b"x")
         with pytest.raises(ConnectionClosed):
-            connection.acking_consumer("q")
+            await connection.acking_consumer("q").next_delivery()
         with pytest.raises(ConnectionClosed):
             await connection.queue_declare("q")
         with pytest.raises(ConnectionClosedByServer, match="320"):
@@ -708,11 +718,11 @@ async def test_cut() -> None:
         gone.set()
 
     async with connected(script) as connection:
-        await asyncio.to_thread(connection.cut)
+        await asyncio.to_thread(connection.protocol.cut)
         assert isinstance(await settled(connection.closed), ConnectionError)
         await asyncio.wait_for(gone.wait(), 10)
-        connection.cut()
-    Connection(endpoint(1)).cut()
+        connection.protocol.cut()
+    unconnected(1).protocol.cut()
 
 
 async def test_garbage_ends_the_connection() -> None:
@@ -786,13 +796,13 @@ async def test_close_can_be_cancelled() -> None:
 
 async def test_before_connecting() -> None:
     """A connection that was not made yet cannot be used, and says so."""
-    connection = Connection(endpoint(1))
+    connection = unconnected(1)
 
-    assert repr(connection) == "<Connection 127.0.0.1:1/%2F>"
-    assert connection.endpoint.port == 1
-    with pytest.raises(ConnectionClosed, match="not connected yet"):
-        connection.publish(b"x")
-    with pytest.raises(ConnectionClosed, match="not connected yet"):
+    assert repr(connection.protocol) == "<Protocol 127.0.0.1:1/%2F connecting, 0 channels>"
+    assert connection.protocol.endpoint.port == 1
+    with pytest.raises(ConnectionClosed, match="the connection is closed"):
+        await connection.publish(b"x")
+    with pytest.raises(ConnectionClosed, match="closed before it was open"):
         await connection.close()
 
 
@@ -808,7 +818,7 @@ async def test_close_while_connecting() -> None:
         gone.set()
 
     async with serve(script) as port:
-        connection = Connection(endpoint(port))
+        connection = unconnected(port)
         connecting = asyncio.create_task(connection.connect())
         await reached.wait()
         with pytest.raises(ConnectionClosed, match="closed before it was open"):
@@ -826,9 +836,9 @@ async def test_close_before_the_socket_is_there() -> None:
         greeted.append(await peer.wait_eof())
 
     async with serve(script) as port:
-        connection = Connection(endpoint(port))
+        connection = unconnected(port)
         connecting = asyncio.create_task(connection.connect())
-        while not connection.connecting_or_open:
+        while not connection.protocol.started:
             await asyncio.sleep(0)
         with pytest.raises(ConnectionClosed, match="closed before it was open"):
             await connection.close()
@@ -842,7 +852,7 @@ async def test_failed_connection_can_be_closed() -> None:
     """``close()`` after a ``connect()`` that failed does not wait for ever."""
     async with serve(never) as port:
         pass
-    connection = Connection(endpoint(port))
+    connection = unconnected(port)
     with pytest.raises(ConnectionRefusedError):
         await connection.connect()
     connection.protocol.abort()
@@ -859,9 +869,9 @@ async def test_connect_can_be_cancelled() -> None:
         gone.set()
 
     async with serve(script) as port:
-        connection = Connection(endpoint(port))
+        connection = unconnected(port)
         connecting = asyncio.create_task(connection.connect())
-        await until(lambda: connection._engine is not None and connection._engine.connected)
+        await until(lambda: connection.protocol.connected)
         connecting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await connecting
@@ -877,7 +887,7 @@ async def test_ended_connection_is_freed() -> None:
         await peer.accept_close()
 
     async with serve_open(script, heartbeat=3600) as port:
-        connection = Connection(endpoint(port, heartbeat=3600))
+        connection = unconnected(port, heartbeat=3600)
         await connection.connect()
         await connection.close()
         gone = weakref.ref(connection.protocol)
@@ -913,7 +923,9 @@ async def test_payloads_and_passwords_are_never_told(caplog: pytest.LogCaptureFi
             errors.append(caught.value)
         error = await settled(connection.closed)
         assert isinstance(error, BadBytesFromServer)
-        told = caplog.text + "".join(map(repr, [*errors, error, connection, connection.endpoint]))
+        told = caplog.text + "".join(
+            map(repr, [*errors, error, connection, connection.protocol.endpoint])
+        )
         assert "payload" not in told
         assert "hunter2" not in told
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 
+from channels_rabbitmq.amqp.endpoint import Endpoint
+from channels_rabbitmq.amqp.protocol import Protocol
 from channels_rabbitmq.config.options import Options
 from channels_rabbitmq.connection import Connection
 
@@ -16,4 +19,9 @@ def connection_to(
     ``changes`` are to the endpoint.
     """
     (endpoint,) = Options.from_config({"host": url} | (config or {})).endpoints
-    return Connection(dataclasses.replace(endpoint, **changes))  # type: ignore[arg-type]
+    return to_endpoint(dataclasses.replace(endpoint, **changes))  # type: ignore[arg-type]
+
+
+def to_endpoint(endpoint: Endpoint) -> Connection:
+    """A connection, not connected yet, to an endpoint."""
+    return Connection(Protocol(endpoint, asyncio.get_running_loop()), None)

@@ -16,6 +16,7 @@ import pamqp.header
 import pamqp.heartbeat
 
 from channels_rabbitmq.amqp.endpoint import Endpoint
+from channels_rabbitmq.amqp.protocol import Protocol
 from channels_rabbitmq.connection import Connection
 
 T = TypeVar("T")
@@ -38,6 +39,11 @@ def endpoint(port: int, **changes: object) -> Endpoint:
         "connect_timeout": 5.0,
     }
     return Endpoint(**(settings | changes))  # type: ignore[arg-type]
+
+
+def unconnected(port: int, **changes: object) -> Connection:
+    """A connection to a server on a loopback port, before ``connect()``."""
+    return Connection(Protocol(endpoint(port, **changes), asyncio.get_running_loop()), None)
 
 
 class ScriptedServer:
@@ -224,7 +230,7 @@ async def connected(script: Script, **changes: object) -> AsyncIterator[Connecti
     """
 
     async with serve_open(script) as port:
-        connection = Connection(endpoint(port, **changes))
+        connection = unconnected(port, **changes)
         await connection.connect()
         try:
             yield connection

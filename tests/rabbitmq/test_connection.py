@@ -89,7 +89,7 @@ async def get_with_properties(
 async def test_is_a_carehare_connection(connection: Connection) -> None:
     """What users hold is an instance of carehare's public type."""
     assert isinstance(connection, carehare.Connection)
-    assert "ready" in repr(connection)
+    assert "open" in repr(connection)
     assert "guest" not in repr(connection)
 
 
@@ -284,12 +284,12 @@ async def test_channel_limit(connection: Connection) -> None:
     await connection.queue_declare("q")
     consumers = [connection.acking_consumer("q") for _ in range(2046)]
     with pytest.raises(ChannelClosed, match="all 2047 channels are in use"):
-        connection.acking_consumer("q")
+        await connection.acking_consumer("q").next_delivery()
     consumers.pop().close()
     await until(lambda: len(connection.protocol._channels) == 2046)
     await connection.publish(b"x", routing_key="q")
     with pytest.raises(ChannelClosed, match="all 2047 channels are in use"):
-        connection.acking_consumer("q")
+        await connection.acking_consumer("q").next_delivery()
 
 
 @pytest.mark.parametrize("cancel_at", range(8))
@@ -543,7 +543,7 @@ async def test_close_twice(amqp_url: str) -> None:
 
     await connection.closed
     with pytest.raises(ConnectionClosed):
-        connection.publish(b"x")
+        await connection.publish(b"x")
     with pytest.raises(ConnectionClosed):
         await connection.queue_declare("q")
 
@@ -593,7 +593,7 @@ async def test_virtual_host_of_any_name(broker: Broker) -> None:
         broker.api("PUT", f"vhosts/{quoted}")
         try:
             async with connection_to(f"{broker.url}/{quoted}") as connection:
-                assert connection.endpoint.virtual_host == name
+                assert connection.protocol.endpoint.virtual_host == name
                 await connection.queue_declare("q")
         finally:
             broker.api("DELETE", f"vhosts/{quoted}")

@@ -11,7 +11,7 @@ import pytest
 from channels_rabbitmq.connection import Connection
 from channels_rabbitmq.errors import ChannelClosed, ChannelClosedByServer, ConnectionClosed
 from devtools.broker import Broker
-from tests.helpers.connections import connection_to
+from tests.helpers.connections import connection_to, to_endpoint
 from tests.helpers.scripted import Peer, connected
 from tests.helpers.support import until
 
@@ -104,7 +104,7 @@ async def test_close_from_outside(connection: Connection) -> None:
         return [body async for body in consumer]
 
     task = asyncio.create_task(loop())
-    await until(lambda: consumer._waiters)
+    await until(lambda: consumer._engine()._waiters)
     consumer.close()
     assert await asyncio.wait_for(task, 10) == []
     await consumer.closed
@@ -204,7 +204,7 @@ async def test_ack_and_close_at_once(connection: Connection) -> None:
 
 def connection_to_same(connection: Connection) -> Connection:
     """Another connection to the same virtual host."""
-    return Connection(connection.endpoint)
+    return to_endpoint(connection.protocol.endpoint)
 
 
 async def test_ack_of_what_was_not_delivered(connection: Connection) -> None:
@@ -240,7 +240,7 @@ async def test_waiting_tasks_take_turns(connection: Connection) -> None:
     """Of several tasks that wait, each message goes to one, first come first served."""
     async with connection.acking_consumer("q", prefetch_count=10) as consumer:
         tasks = [asyncio.create_task(consumer.next_delivery()) for _ in range(3)]
-        await until(lambda: len(consumer._waiters) == 3)
+        await until(lambda: len(consumer._engine()._waiters) == 3)
         await fill(connection, b"1", b"2", b"3")
         assert [body for body, _ in await asyncio.gather(*tasks)] == [b"1", b"2", b"3"]
 
@@ -249,18 +249,18 @@ async def test_cancelled_wait_loses_nothing(connection: Connection) -> None:
     """A wait that is cancelled, even as the message comes, leaves the message to the next."""
     async with connection.acking_consumer("q", prefetch_count=10) as consumer:
         first, second = (asyncio.create_task(consumer.next_delivery()) for _ in range(2))
-        await until(lambda: len(consumer._waiters) == 2)
-        consumer._handle_delivery(
-            consumer._channel, 1, False, b"1"
+        await until(lambda: len(consumer._engine()._waiters) == 2)
+        consumer._engine()._handle_delivery(
+            consumer._engine()._channel, 1, False, b"1"
         )  # as the engine does when a message comes
         first.cancel()
         assert (await asyncio.wait_for(second, 10))[0] == b"1"
         assert first.cancelled()
 
         first, second = (asyncio.create_task(consumer.next_delivery()) for _ in range(2))
-        await until(lambda: len(consumer._waiters) == 2)
+        await until(lambda: len(consumer._engine()._waiters) == 2)
         first.cancel()
-        consumer._handle_delivery(consumer._channel, 2, False, b"2")
+        consumer._engine()._handle_delivery(consumer._engine()._channel, 2, False, b"2")
         assert (await asyncio.wait_for(second, 10))[0] == b"2"
 
 
@@ -268,7 +268,7 @@ async def test_cancelled_wait_as_the_consumer_closes(connection: Connection) -> 
     """A wait that is cancelled just as the consumer closes is cancelled."""
     consumer = connection.acking_consumer("q")
     waiting = asyncio.create_task(consumer.next_delivery())
-    await until(lambda: consumer._waiters)
+    await until(lambda: consumer._engine()._waiters)
     consumer.close()
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -280,7 +280,7 @@ async def test_closing_consumer_gives_no_more(connection: Connection) -> None:
     await fill(connection, b"1", b"2")
     consumer = connection.acking_consumer("q", prefetch_count=2)
     assert await consumer.__anext__() == b"1"
-    await until(lambda: consumer._deliveries)
+    await until(lambda: consumer._engine()._deliveries)
     consumer.close()
     with pytest.raises(ChannelClosed, match="the consumer is closed"):
         await consumer.next_delivery()
@@ -298,7 +298,7 @@ async def test_polling_costs_no_memory(connection: Connection) -> None:
         for _ in range(3):
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(consumer.next_delivery(), 0.01)
-        assert not consumer._waiters
+        assert not consumer._engine()._waiters
 
 
 # The end

@@ -8,15 +8,15 @@ import time
 import pamqp.commands
 import pytest
 
+from channels_rabbitmq.amqp.connect import connect
 from channels_rabbitmq.amqp.frames import HEARTBEAT
-from channels_rabbitmq.connection import Connection
 from channels_rabbitmq.errors import (
     BadBytesFromServer,
     ConnectionClosedByHeartbeatMonitor,
     ConnectionClosedByServer,
     describe,
 )
-from tests.helpers.scripted import Peer, connected, endpoint, serve
+from tests.helpers.scripted import Peer, connected, serve, unconnected
 from tests.helpers.support import until
 
 pytestmark = pytest.mark.slow
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 async def fail_to_connect(port: int, **changes: object) -> Exception:
     """Give the error of an attempt to connect, which leaves a closed connection."""
-    connection = Connection(endpoint(port, **changes))
+    connection = unconnected(port, **changes)
     try:
         await connection.connect()
     except Exception as err:
@@ -119,7 +119,8 @@ async def test_host_name() -> None:
         await peer.accept_close()
 
     async with serve(script) as port:
-        connection = Connection(endpoint(port, host="localhost"), address="127.0.0.1")
+        connection = unconnected(port, host="localhost")
+        await connect(connection.protocol, "127.0.0.1")
         async with connection as entered:
             assert entered is connection
         assert connection.protocol.closed.done()
@@ -264,8 +265,8 @@ async def test_negotiation(
 
     async with serve(script) as port:
         frame_max, channel_max, heartbeat = ours
-        async with Connection(
-            endpoint(port, frame_max=frame_max, channel_max=channel_max, heartbeat=heartbeat)
+        async with unconnected(
+            port, frame_max=frame_max, channel_max=channel_max, heartbeat=heartbeat
         ) as connection:
             assert told == [agreed]
             assert connection.protocol.frame_max == agreed[0]
@@ -294,7 +295,7 @@ async def test_frame_larger_than_negotiated() -> None:
         peer.deliver(number, 2, bytes(4089))
 
     async with serve(script) as port:
-        connection = Connection(endpoint(port))
+        connection = unconnected(port)
         await connection.connect()
         got: list[int] = []
         connection.protocol.open_channel(on_delivery=lambda _, tag, again, body: got.append(tag))
@@ -316,7 +317,7 @@ async def test_no_heartbeats_no_timers() -> None:
             said.append(await peer.wait_eof())
 
         async with serve(script) as port:
-            connection = Connection(endpoint(port, heartbeat=ours))
+            connection = unconnected(port, heartbeat=ours)
             await connection.connect()
             assert connection.protocol._heartbeat_timer is None
             await asyncio.sleep(0.1)
@@ -332,7 +333,7 @@ async def test_silent_server_is_left_within_two_heartbeats() -> None:
         await peer.handshake(heartbeat=1)
 
     async with serve(script) as port:
-        connection = Connection(endpoint(port, heartbeat=60))
+        connection = unconnected(port, heartbeat=60)
         await connection.connect()
         started = time.monotonic()
         with pytest.raises(ConnectionClosedByHeartbeatMonitor):
@@ -354,7 +355,7 @@ async def test_heartbeats_keep_both_sides_content() -> None:
         peer.writer.close()
 
     async with serve(script) as port:
-        connection = Connection(endpoint(port, heartbeat=60))
+        connection = unconnected(port, heartbeat=60)
         await connection.connect()
         with pytest.raises(ConnectionError):
             await asyncio.wait_for(connection.closed, 10)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from channels_rabbitmq.amqp.connect import connect
 from channels_rabbitmq.amqp.endpoint import Endpoint
 from channels_rabbitmq.connection import Connection
 from channels_rabbitmq.errors import CONNECTION_ERRORS, describe
 from devtools.broker import Broker
-from tests.helpers.connections import connection_to
+from tests.helpers.connections import connection_to, to_endpoint
 from tests.helpers.scripted import Peer, serve
 
 
@@ -49,7 +50,7 @@ async def test_url(tls_url: str, certs: Path) -> None:
     connection = connection_to(f"{tls_url}?cacertfile={certs / 'ca.cert'}")
     async with connection:
         assert cipher(connection)
-    await echo(Connection(connection.endpoint))
+    await echo(to_endpoint(connection.protocol.endpoint))
 
 
 async def test_client_certificate(tls_url: str, certs: Path) -> None:
@@ -94,7 +95,7 @@ async def test_context(broker: Broker, vhost: str, certs: Path) -> None:
     )
     async with connection:
         assert cipher(connection)
-    await echo(Connection(connection.endpoint))
+    await echo(to_endpoint(connection.protocol.endpoint))
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
@@ -104,9 +105,9 @@ async def test_hosts_of_the_certificate(broker: Broker, vhost: str, certs: Path,
         pytest.skip("the broker does not listen on IPv6")
     url = f"amqps://guest:guest@{host}:{broker.tls_port}/{vhost}?cacertfile={certs / 'ca.cert'}"
     connection = connection_to(url)
-    address = "127.0.0.1" if host == "localhost" else None
-    async with Connection(connection.endpoint, address=address) as opened:
-        assert cipher(opened)
+    await connect(connection.protocol, "127.0.0.1" if host == "localhost" else None)
+    async with connection:
+        assert cipher(connection)
 
 
 async def listens(host: str, port: int | None) -> bool:
@@ -185,7 +186,7 @@ async def test_external(tls_url: str, certs: Path) -> None:
         f"{tls_url}?cacertfile={certs / 'ca.cert'}&certfile={certs / 'client.certchain'}"
         "&auth_mechanism=external"
     )
-    assert isinstance(connection.endpoint, Endpoint)
+    assert isinstance(connection.protocol.endpoint, Endpoint)
     line = await refused(connection)
     assert "PLAIN" in line
     assert line.endswith("auth_mechanism allows EXTERNAL")
