@@ -1,35 +1,31 @@
 """``python -m benchmarks --against REV``: the working tree beside another revision of itself.
 
-Both run the same workloads in turns, on one RabbitMQ and in one virtual environment, only the
+Both run the same workloads in turns, on one RabbitMQ and in one virtual environment: only the
 package's sources differ. A ratio is of two runs that followed each other, so what the machine does
-meanwhile falls on both alike; the median over all pairs is what counts. Nothing is written.
+meanwhile falls on both alike; the median over all pairs is what counts. Nothing is kept.
 """
 
 from __future__ import annotations
 
 import io
-import json
-import statistics
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from devtools import environments
-
+from .bench import Bench
 from .cases import CASES, Case
-from .peers import PEERS, REQUIREMENTS
-from .processes import WORKER, execute
-from .results import OURS, text_table
-from .servers import SERVERS
+from .peers import PEERS
+from .report import table
+from .results import OURS, Results
 
 PACKAGE = "channels_rabbitmq"
 #: What is compared unless the command line names cases.
 USUAL = ("send", "plain", "group-1000")
-HEADER = ["", "this tree", "other", "ratio", "lowest - highest", "CPU µs each, ratio"]
-
-Pair = tuple[Mapping[str, float], Mapping[str, float]]
+OTHER = "other"
+HEADER = ["case", "this tree", "other", "ratio", "CPU, ratio", ""]
 
 
 class NotComparable(Exception):
@@ -39,82 +35,41 @@ class NotComparable(Exception):
 def unpack(root: Path, revision: str, directory: Path) -> str:
     """Put the package as it was at ``revision`` into a directory; return the commit."""
     git = ["git", "-C", str(root)]
-    named = subprocess.run(
-        [*git, "rev-parse", "--verify", "--short", f"{revision}^{{commit}}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    parsed = [*git, "rev-parse", "--verify", "--short", f"{revision}^{{commit}}"]
+    named = subprocess.run(parsed, capture_output=True, text=True, check=False)
     if named.returncode != 0:
         raise NotComparable(f"git knows no revision {revision!r}")
-    archive = subprocess.run(
-        [*git, "archive", named.stdout.strip(), PACKAGE], capture_output=True, check=True
-    )
+    commit = named.stdout.strip()
+    archive = subprocess.run([*git, "archive", commit, PACKAGE], capture_output=True, check=True)
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
         tar.extractall(directory, filter="data")
-    return named.stdout.strip()
+    return commit
 
 
-def row(case: Case, pairs: Sequence[Pair]) -> list[str]:
-    """The row of a table: medians, and the ratio of this tree's figures to the other's."""
-
-    def ratios(figure: str) -> list[float]:
-        return [ours[figure] / other[figure] for ours, other in pairs if figure in ours]
-
-    rates, cpu = ratios(case.figure), ratios("cpu_us")
-    medians = [
-        statistics.median(run[case.figure] for run in runs) for runs in zip(*pairs, strict=True)
-    ]
-    return [
-        case.key,
-        *(f"{median:,.0f}" for median in medians),
-        f"{statistics.median(rates):.3f}",
-        f"{min(rates):.3f} - {max(rates):.3f}",
-        f"{statistics.median(cpu):.3f}" if cpu else "",
-    ]
+def row(results: Results, case: Case) -> list[str]:
+    """Return the row of a table: medians, and the ratios of this tree's figures to the other's."""
+    cells = [case.key]
+    for peer in (OURS, OTHER):
+        spread = results.spread(case.key, peer, case.figure)
+        if spread is None:
+            raise NotComparable(f"{case.key}, {peer}: {results.error(case.key, peer)}")
+        cells.append(case.shown(spread.median))
+    for figure in (case.figure, "cpu_us"):
+        ratio = results.ratio(case.key, OURS, OTHER, figure)
+        cells.append("" if ratio is None else f"{ratio:.3f}")
+    return [*cells, ""]
 
 
-def compare(root: Path, revision: str, keys: Sequence[str], rounds: int, seconds: float) -> None:
-    """Run the cases for both trees in turns, and print the ratios. Raises NotComparable."""
-    cases = [case for case in CASES if case.key in (keys or USUAL)]
+def compare(root: Path, revision: str, keys: Sequence[str], rounds: int, *, quick: bool) -> str:
+    """Run the cases for both trees in turns; return the table of ratios. Raises NotComparable."""
+    cases = [replace(case, main=True, limit=None) for case in CASES if case.key in keys]
     if not cases:
-        raise NotComparable(f"there is no case {' or '.join(keys)}; give whole names")
-    peer = next(peer for peer in PEERS if peer.key == OURS)
-    environment = environments.make(
-        root / ".bench" / "environments", "against", REQUIREMENTS["against"]
-    )
-    with tempfile.TemporaryDirectory() as temporary, SERVERS["RabbitMQ"]() as server:
-        commit = unpack(root, revision, Path(temporary))
-        trees = (root, Path(temporary))
-        print(
-            f"This tree against {commit}, {rounds} pairs of each, {seconds:g} s a run", flush=True
-        )
-
-        def measure(case: Case, tree: Path) -> Mapping[str, float]:
-            spec = {
-                "layer": peer.layer,
-                "config": peer.config(server.port),
-                "loop": peer.loop,
-                "workload": case.workload,
-                "params": case.params,
-                "seconds": seconds,
-                "source": str(tree),
-            }
-            command = [str(environment.python), str(WORKER), json.dumps(spec)]
-            figures, error = execute(command, 60, {"PYTHONPATH": str(tree)})
-            if error:
-                raise NotComparable(f"{case.key} in {tree}: {error}")
-            return figures
-
-        rows = []
-        for case in cases:
-            pairs: list[Pair] = []
-            for number in range(rounds):
-                # Who is first changes from pair to pair.
-                order = trees if number % 2 == 0 else trees[::-1]
-                found = {tree: measure(case, tree) for tree in order}
-                pairs.append((found[trees[0]], found[trees[1]]))
-                ratio = found[trees[0]][case.figure] / found[trees[1]][case.figure]
-                print(f"{case.key:16} pair {number + 1:>2}/{rounds}: {ratio:.3f}", flush=True)
-            rows.append(row(case, pairs))
-    print("\n" + text_table(HEADER, rows))
+        raise NotComparable(f"there is no case {' or '.join(keys)}: give whole names")
+    with tempfile.TemporaryDirectory() as directory:
+        commit = unpack(root, revision, Path(directory))
+        ours = next(peer for peer in PEERS if peer.key == OURS)
+        this = replace(ours, environment="against", source=str(root))
+        other = replace(this, key=OTHER, source=directory)
+        results = Bench([this, other], cases, rounds, quick=quick).run("")
+    rows = [row(results, case) for case in cases]
+    return f"This tree against {commit}, {rounds} pairs\n\n{table(HEADER, rows)}"

@@ -5,16 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-#: How figures are written: a name, and digits after the point.
-UNITS: Mapping[str, tuple[str, int]] = {
-    "rate": ("per second", 0),
-    "bytes_rate": ("MB per second", 1),
-    "median_us": ("µs", 0),
-    "bytes_each": ("bytes", 0),
-    "growth_mb": ("MB", 1),
-    "worst_ms": ("ms", 1),
+from .spec import Spec
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How a figure is written."""
+
+    name: str
+    #: After the point.
+    digits: int = 0
+    scale: float = 1
+    better: str = "lower is better"
+
+
+UNITS: Mapping[str, Unit] = {
+    "rate": Unit("per second", better="higher is better"),
+    "bytes_rate": Unit("MB per second", 1, 1e-6, better="higher is better"),
+    "median_us": Unit("µs"),
+    "bytes_each": Unit("bytes"),
+    "growth_mb": Unit("MB", 1),
+    "worst_ms": Unit("ms", 1),
 }
-LOWER_IS_BETTER = frozenset({"median_us", "bytes_each", "growth_mb", "worst_ms"})
 
 #: Who takes part in what is not a case for all peers; in a quick run.
 FEW_PEERS = ("ours", "4.0.1", "redis-pubsub", "nats")
@@ -27,11 +39,11 @@ class Case:
 
     key: str
     title: str
-    #: A function of worker.py, and of limits.py if there is a limit.
-    workload: str
-    params: Mapping[str, object]
+    params: Mapping[str, object] = field(default_factory=dict)
+    #: A key of worker.WORKLOADS, and of limits.LIMITS if there is a limit; empty if it is ``key``.
+    workload: str = ""
     #: The figure that is compared.
-    figure: str
+    figure: str = "rate"
     #: What the limit is; None if nothing limits it that a probe can measure.
     limit: str | None = None
     #: What grows in the chart that this is a point of, and how far it is here.
@@ -49,22 +61,44 @@ class Case:
     #: Whether once is enough: it takes long, and measures no speed.
     once: bool = False
 
+    @property
+    def unit(self) -> Unit:
+        """How its figure is written."""
+        return UNITS[self.figure]
+
+    @property
+    def better(self) -> str:
+        """Which way is better."""
+        return self.unit.better
+
+    def spec(self, *, quick: bool = False, port: int = 0) -> Spec:
+        """Return what a worker is told to measure the limit; a peer adds its layer."""
+        return Spec(
+            workload=self.workload or self.key,
+            params={**self.params, **(self.quick_params if quick else {})},
+            seconds=self.quick_seconds if quick else self.seconds,
+            port=port,
+        )
+
+    def shown(self, value: float) -> str:
+        """Write its figure."""
+        return f"{value * self.unit.scale:,.{self.unit.digits}f}"
+
 
 _BROKER = "RabbitMQ itself, over a raw socket"
 _ASYNCIO = "asyncio itself, without a network"
 _BRIDGE = "the least of bridges to an asyncio publisher"
 
 
-def _payload(size: int, text: str, quick: bool = True) -> Case:
+def _send(key: str, size: int, text: str, main: bool = False, quick: bool = True) -> Case:
     return Case(
-        f"payload-{size}",
-        f"send -> receive, 100 concurrent senders, {text}",
-        "send",
+        key,
+        f"send -> receive, 100 concurrent senders, {text} text",
         {"senders": 100, "payload": size},
-        "rate",
+        "send",
         limit=_BROKER,
         growth=("payload", size),
-        main=False,
+        main=main,
         quick=quick,
     )
 
@@ -73,9 +107,8 @@ def _members(count: int, main: bool = False) -> Case:
     return Case(
         f"group-{count}",
         f"group_send to {count:,} waiting members: deliveries",
-        "group",
         {"members": count},
-        "rate",
+        "group",
         limit=_ASYNCIO,
         growth=("members", count),
         main=main,
@@ -86,9 +119,8 @@ def _groups(count: int, main: bool = False, quick: bool = True) -> Case:
     return Case(
         f"own-groups-{count}",
         f"{count:,} channels each join, then leave, a group of their own",
-        "own_groups",
         {"groups": count},
-        "rate",
+        "own_groups",
         limit=_BROKER,
         growth=("groups", count),
         main=main,
@@ -101,9 +133,8 @@ def _processes(pairs: int, main: bool = False, quick: bool = True) -> Case:
     return Case(
         f"processes-{pairs}",
         f"{pairs} {plural} to a group, {pairs} with 500 members each receive: deliveries",
-        "processes",
         {"pairs": pairs, "members": 500, "messages": 200 // pairs},
-        "rate",
+        "processes",
         growth=("processes", pairs),
         main=main,
         quick=quick,
@@ -113,48 +144,24 @@ def _processes(pairs: int, main: bool = False, quick: bool = True) -> Case:
 
 
 CASES: Sequence[Case] = (
-    Case(
-        "send",
-        "send -> receive, 100 concurrent senders, 100-byte text",
-        "send",
-        {"senders": 100, "payload": 100},
-        "rate",
-        limit=_BROKER,
-        growth=("payload", 100),
-    ),
-    Case(
-        "latency",
-        "one message at a time, round trip: median",
-        "latency",
-        {},
-        "median_us",
-        limit=_BROKER,
-    ),
+    _send("send", 100, "100-byte", main=True),
+    Case("latency", "one message at a time, round trip: median", figure="median_us", limit=_BROKER),
     _members(1000, main=True),
     _groups(2000, main=True),
-    Case(
-        "room",
-        "2,000 channels join one group",
-        "room",
-        {"members": 2000},
-        "rate",
-    ),
+    Case("room", "2,000 channels join one group", {"members": 2000}),
     Case(
         "large",
         "1 MB messages, 4 concurrent senders",
-        "send",
         {"senders": 4, "payload": 1_000_000},
+        "send",
         "bytes_rate",
-        limit=_BROKER,
-        growth=("payload", 1_000_000),
+        _BROKER,
+        ("payload", 1_000_000),
     ),
     _processes(2, main=True),
     Case(
         "plain",
         "async_to_sync(group_send) from plain code, one call at a time",
-        "plain",
-        {},
-        "rate",
         limit=_BRIDGE,
         main=False,
         processes=True,
@@ -162,26 +169,22 @@ CASES: Sequence[Case] = (
     Case(
         "second-loop",
         "group_send by 100 concurrent senders on a second event loop",
-        "second_loop",
-        {},
-        "rate",
+        workload="second_loop",
         main=False,
     ),
     Case(
         "waiting",
         "10,000 waiting channels: memory of each, with its task",
-        "waiting",
         {"channels": 10_000},
-        "bytes_each",
+        figure="bytes_each",
         quick_params={"channels": 2000},
         quick_seconds=1.0,
     ),
     Case(
         "disconnect",
         "a process with 10,000 groups dies: longest wait of another client",
-        "disconnect",
         {"groups": 10_000, "watch": 3.0},
-        "worst_ms",
+        figure="worst_ms",
         processes=True,
         main=False,
         quick_params={"watch": 1.0},
@@ -189,16 +192,15 @@ CASES: Sequence[Case] = (
     Case(
         "soak",
         "a million messages through one process: growth of its memory",
-        "soak",
         {"messages": 1_000_000, "at_most": 60.0},
-        "growth_mb",
+        figure="growth_mb",
         main=False,
         once=True,
         quick_params={"messages": 50_000, "at_most": 3.0},
     ),
-    _payload(1000, "1 kB text"),
-    _payload(10_000, "10 kB text", quick=False),
-    _payload(100_000, "100 kB text"),
+    _send("payload-1000", 1000, "1 kB"),
+    _send("payload-10000", 10_000, "10 kB", quick=False),
+    _send("payload-100000", 100_000, "100 kB"),
     _members(100),
     _members(10_000),
     _groups(200),
@@ -225,13 +227,12 @@ class Target:
     spread_over: tuple[str, ...] = ()
 
 
+_PUBSUB = "redis-pubsub"
 TARGETS: Sequence[Target] = (
     Target("send -> receive, to 4.0.1", "send", "rate", 6, True, "4.0.1"),
     Target("send -> receive, to the broker's limit", "send", "rate", 0.5, True, "limit"),
     Target("send -> receive, µs of Python a message", "send", "cpu_us", 25, False),
-    Target(
-        "1,000 members, to channels_redis pub/sub", "group-1000", "rate", 2, True, "redis-pubsub"
-    ),
+    Target("1,000 members, to channels_redis pub/sub", "group-1000", "rate", 2, True, _PUBSUB),
     Target("1,000 members, to asyncio's limit", "group-1000", "rate", 0.5, True, "limit"),
     Target(
         "100 to 10,000 members, greatest to smallest cost of a delivery",
@@ -245,12 +246,7 @@ TARGETS: Sequence[Target] = (
         "2,000 own groups, to the broker's limit", "own-groups-2000", "rate", 0.9, True, "limit"
     ),
     Target(
-        "2,000 own groups, to channels_redis pub/sub",
-        "own-groups-2000",
-        "rate",
-        1,
-        True,
-        "redis-pubsub",
+        "2,000 own groups, to channels_redis pub/sub", "own-groups-2000", "rate", 1, True, _PUBSUB
     ),
     Target("2,000 channels join one group, a second", "room", "rate", 50_000, True),
     Target("10,000 groups lost, longest wait of others, ms", "disconnect", "worst_ms", 250, False),
@@ -264,14 +260,12 @@ TARGETS: Sequence[Target] = (
         "limit",
         against_figure="asyncio_median_us",
     ),
-    Target("plain code, to channels_redis pub/sub", "plain", "rate", 3, True, "redis-pubsub"),
+    Target("plain code, to channels_redis pub/sub", "plain", "rate", 3, True, _PUBSUB),
     Target("a second event loop, to the first", "second-loop", "share", 0.3, True),
     Target("waiting channel, bytes", "waiting", "bytes_each", 1500, False),
     Target("10,000 waiting channels, % of a processor", "waiting", "cpu_percent", 0.1, False),
     Target("a million messages, MB of growth", "soak", "growth_mb", 5, False),
     Target("1 MB messages, to the broker's limit", "large", "bytes_rate", 0.5, True, "limit"),
     Target("2 x 2 processes, to 4.0.1", "processes-2", "rate", 1, True, "4.0.1"),
-    Target(
-        "2 x 2 processes, to channels_redis pub/sub", "processes-2", "rate", 1, True, "redis-pubsub"
-    ),
+    Target("2 x 2 processes, to channels_redis pub/sub", "processes-2", "rate", 1, True, _PUBSUB),
 )

@@ -1,4 +1,4 @@
-"""Draws the charts of a benchmark: ``python charts.py RESULTS_JSON DIRECTORY``.
+"""``python -m benchmarks.charts RESULTS_JSON DIRECTORY``: draw the charts of a benchmark.
 
 A bar chart per workload, with the limit as a line, and a line chart of how cost grows with each of
 members, groups, payload and processes. Needs matplotlib.
@@ -16,6 +16,10 @@ import matplotlib as mpl  # type: ignore[import-not-found,unused-ignore]
 mpl.use("svg")
 import matplotlib.pyplot as plt  # type: ignore[import-not-found,unused-ignore]
 
+from .cases import CASES, Case
+from .report import TITLES
+from .results import LIMIT, Results
+
 #: Ours stand out; the rest is for telling lines apart, also without colours.
 OURS_COLOUR = "#d95f02"
 COLOURS = ("#1b6ca8", "#3a8f5c", "#7a5195", "#8c6d31", "#555555", "#c05a8a", "#2f8f9d")
@@ -30,73 +34,72 @@ AXES = {
 }
 
 
-def bars(found: dict[str, Any], case: dict[str, Any], path: Path) -> None:
+def bars(found: Results, case: Case, path: Path) -> None:
     """One workload: a bar for each peer, whiskers from the lowest to the highest run."""
-    of_case = found["summary"].get(case["key"], {})
-    peers = [peer for peer in found["peers"] if peer != "limit" and peer in of_case]
-    if not any("figures" in of_case[peer] for peer in peers):
+    spreads = {peer: found.spread(case.key, peer, case.figure) for peer in TITLES}
+    limit = spreads.pop(LIMIT)
+    rows = [peer for peer in reversed(spreads) if spreads[peer] or found.error(case.key, peer)]
+    if not any(spreads.values()):
         return
-    figure, axes = plt.subplots(figsize=(8, 0.7 + 0.42 * len(peers)))
-    scale = case["scale"]
+    figure, axes = plt.subplots(figsize=(8, 0.7 + 0.42 * len(rows)))
+    scale = case.unit.scale
     greatest = 0.0
-    for row, peer in enumerate(reversed(peers)):
-        if "error" in of_case[peer]:
+    for row, peer in enumerate(rows):
+        spread = spreads[peer]
+        if spread is None:
+            text = " " + found.error(case.key, peer)
+            axes.text(0, row, text[:90], va="center", fontsize=7, color="#a00000")
             continue
-        values = of_case[peer]["figures"][case["figure"]]
-        median, low, high = (values[name] * scale for name in ("median", "low", "high"))
-        greatest = max(greatest, high)
+        greatest = max(greatest, spread.high)
         axes.barh(
             row,
-            median,
+            spread.median * scale,
             color=OURS_COLOUR if peer.startswith("ours") else OTHER_COLOUR,
-            xerr=[[median - low], [high - median]],
+            xerr=[
+                [(spread.median - spread.low) * scale],
+                [(spread.high - spread.median) * scale],
+            ],
             error_kw={"ecolor": "#333333", "capsize": 2, "linewidth": 0.8},
             height=0.7,
         )
         axes.annotate(
-            f"{median:,.{case['digits']}f}",
-            (high, row),
+            case.shown(spread.median),
+            (spread.high * scale, row),
             xytext=(4, 0),
             textcoords="offset points",
             va="center",
             fontsize=8,
         )
-    for row, peer in enumerate(reversed(peers)):
-        if "error" in of_case[peer]:
-            text = " " + of_case[peer]["error"]
-            axes.text(0, row, text[:90], va="center", fontsize=7, color="#a00000")
-    if "figures" in of_case.get("limit", {}):
-        limit = of_case["limit"]["figures"][case["figure"]]["median"] * scale
-        greatest = max(greatest, limit)
-        axes.axvline(limit, color="#333333", linestyle="--", linewidth=1, label=case["limit"])
+    if limit is not None:
+        greatest = max(greatest, limit.median)
+        x = limit.median * scale
+        axes.axvline(x, color="#333333", linestyle="--", linewidth=1, label=case.limit)
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=7, frameon=False)
-    axes.set_yticks(range(len(peers)), [found["peers"][peer] for peer in reversed(peers)])
-    axes.set_xlim(0, greatest * 1.15)
-    axes.set_title(case["title"], loc="left", fontsize=10)
-    axes.set_xlabel(f"{case['unit']} ({case['better']})", fontsize=8)
+    axes.set_yticks(range(len(rows)), [TITLES[peer] for peer in rows])
+    axes.set_xlim(0, greatest * scale * 1.15)
+    axes.set_title(case.title, loc="left", fontsize=10)
+    axes.set_xlabel(f"{case.unit.name} ({case.better})", fontsize=8)
     finish(figure, axes, path)
 
 
-def growth(found: dict[str, Any], kind: str, path: Path) -> None:
+def growth(found: Results, kind: str, path: Path) -> None:
     """How the time that one message, delivery or membership takes grows with something."""
-    cases = sorted(
-        (case for case in found["cases"] if case["growth"] and case["growth"][0] == kind),
-        key=lambda case: case["growth"][1],
-    )
+    sizes = {case.growth[1]: case for case in CASES if case.growth and case.growth[0] == kind}
     figure, axes = plt.subplots(figsize=(8, 4))
     drawn = False
-    for number, (peer, title) in enumerate(found["peers"].items()):
-        points = []
-        for case in cases:
-            figures = found["summary"].get(case["key"], {}).get(peer, {}).get("figures", {})
-            if "rate" in figures:
-                points.append((case["growth"][1], 1e6 / figures["rate"]["median"]))
+    for number, (peer, title) in enumerate(TITLES.items()):
+        points = [
+            (size, 1e6 / spread.median)
+            for size, case in sorted(sizes.items())
+            if (spread := found.spread(case.key, peer, "rate"))
+        ]
         if len(points) < 2:
             continue
         drawn = True
         xs, ys = zip(*points, strict=True)
-        if peer == "limit":
-            axes.plot(xs, ys, color="#333333", linestyle="--", label=cases[0]["limit"])
+        if peer == LIMIT:
+            label = next(iter(sizes.values())).limit
+            axes.plot(xs, ys, color="#333333", linestyle="--", label=label)
         else:
             ours = peer.startswith("ours")
             axes.plot(
@@ -114,7 +117,7 @@ def growth(found: dict[str, Any], kind: str, path: Path) -> None:
         return
     axes.set_xscale("log")
     axes.set_yscale("log")
-    ticks = [case["growth"][1] for case in cases]
+    ticks = sorted(sizes)
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.xaxis.set_minor_locator(mpl.ticker.NullLocator())
     plain = mpl.ticker.FuncFormatter(lambda value, _: f"{value:,g}")
@@ -141,12 +144,13 @@ def finish(figure: Any, axes: Any, path: Path) -> None:
 def main(results: Path, directory: Path) -> None:
     """Draw all that there are figures for."""
     mpl.rcParams.update({"svg.hashsalt": "benchmarks", "svg.fonttype": "none", "font.size": 9})
-    found = json.loads(results.read_text(encoding="utf-8"))
-    for case in found["cases"]:
-        if case["main"]:
-            bars(found, case, directory / f"{case['key']}.svg")
+    found = Results.load(results)
+    for case in CASES:
+        if case.main:
+            bars(found, case, directory / f"{case.key}.svg")
     for kind in AXES:
         growth(found, kind, directory / f"growth-{kind}.svg")
+    print(json.dumps({"charts": len(list(directory.glob("*.svg")))}))
 
 
 if __name__ == "__main__":

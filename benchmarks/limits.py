@@ -1,25 +1,19 @@
-"""Measures what no layer can beat: RabbitMQ over a raw socket, and asyncio without a network.
+"""What no layer can beat: RabbitMQ over a raw socket, and asyncio without a network.
 
-``python limits.py SPEC``: SPEC is a JSON object with ``workload`` (a function below), ``params``,
-``seconds`` and ``port`` (RabbitMQ's, on the loopback interface). One JSON line comes back, with
-the same figures as the workload of that name has. Needs pamqp, msgpack and asgiref.
-
-These are measuring sticks: the frames are packed before the clock starts, and there is no error
-handling.
+Each gives the same figures as the workload of that name. These are measuring sticks: the frames are
+packed before the clock starts, and there is no error handling.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import json
 import socket
 import statistics
 import struct
-import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgpack
@@ -29,8 +23,8 @@ import pamqp.frame
 import pamqp.header
 from asgiref.sync import async_to_sync
 
-Spec = dict[str, Any]
-Figures = dict[str, float]
+from .checks import count_for
+from .spec import Figures, Spec
 
 #: The last bytes of each message's body, by which its arrival is noticed.
 MARKER = b"\x01end of body\x02"
@@ -120,14 +114,13 @@ class Arrivals:
         return found
 
 
-def send(spec: Spec) -> Figures:
+def send(spec: Spec, *, senders: int, payload: int) -> Figures:
     """Publish, confirm, deliver: as many as go through."""
-    payload = spec["params"]["payload"]
-    raw = Raw(spec["port"])
+    raw = Raw(spec.port)
     raw.consume()
     frames = publish_frames(payload)
     # Large messages: no more under way than the layers have senders.
-    window = WINDOW if payload < LARGE else spec["params"]["senders"]
+    window = WINDOW if payload < LARGE else senders
     burst = min(100, window)
     chunk = frames * burst
     allowed = threading.Semaphore(window // burst)
@@ -151,7 +144,7 @@ def send(spec: Spec) -> Figures:
         arrived += arrivals.next()
         while arrived - freed >= burst:
             freed += burst
-            if time.perf_counter() - started < spec["seconds"]:
+            if time.perf_counter() - started < spec.seconds:
                 due += burst
                 allowed.release()
     stopped.set()
@@ -163,12 +156,12 @@ def send(spec: Spec) -> Figures:
 
 def latency(spec: Spec) -> Figures:
     """One message at a time: over a blocking socket, and by asyncio with the least of protocols."""
-    raw = Raw(spec["port"])
+    raw = Raw(spec.port)
     raw.consume()
     frames = publish_frames(100)
     arrivals = Arrivals(raw)
     times: list[float] = []
-    deadline = time.perf_counter() + spec["seconds"] / 2
+    deadline = time.perf_counter() + spec.seconds / 2
     while time.perf_counter() < deadline or len(times) < 100:
         started = time.perf_counter()
         raw.socket.sendall(frames)
@@ -179,7 +172,7 @@ def latency(spec: Spec) -> Figures:
     return {
         "median_us": statistics.median(times) * 1e6,
         "p99_us": times[len(times) * 99 // 100] * 1e6,
-        "asyncio_median_us": asyncio.run(round_trips(raw, spec["seconds"] / 2)) * 1e6,
+        "asyncio_median_us": asyncio.run(round_trips(raw, spec.seconds / 2)) * 1e6,
         "messages": len(times),
     }
 
@@ -226,7 +219,7 @@ class Confirmed(asyncio.Protocol):
 
 def plain(spec: Spec) -> Figures:
     """``async_to_sync()``, over to a loop in another thread, publish, confirm, and back."""
-    raw = Raw(spec["port"])
+    raw = Raw(spec.port)
     raw.socket.setblocking(False)
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()
@@ -247,32 +240,30 @@ def plain(spec: Spec) -> Figures:
     for _ in range(20):
         send()
     started = time.perf_counter()
-    for count in itertools.count(1):
+    count = 0
+    for _ in count_for(spec.seconds):
         send()
-        wall = time.perf_counter() - started
-        if wall > spec["seconds"]:
-            return {"rate": count / wall, "messages": count}
-    raise AssertionError
+        count += 1
+    return {"rate": count / (time.perf_counter() - started), "messages": count}
 
 
-def own_groups(spec: Spec) -> Figures:
+def own_groups(spec: Spec, *, groups: int) -> Figures:
     """Bind, then unbind, that many keys: all requests at once, then all replies."""
-    count = spec["params"]["groups"]
-    raw = Raw(spec["port"])
+    raw = Raw(spec.port)
     raw.call(pamqp.commands.Exchange.Declare(exchange="groups", exchange_type="direct"), 1)
     wall = [0.0, 0.0]
     rounds = 0
-    deadline = time.perf_counter() + spec["seconds"]
+    deadline = time.perf_counter() + spec.seconds
     while rounds < 2 or time.perf_counter() < deadline:
         for index, kind in enumerate((pamqp.commands.Queue.Bind, pamqp.commands.Queue.Unbind)):
             requests = b"".join(
                 pamqp.frame.marshal(
                     kind(queue="limit", exchange="groups", routing_key=f"g{rounds}.{number}"), 1
                 )
-                for number in range(count)
+                for number in range(groups)
             )
             reply = pamqp.frame.marshal(pamqp.commands.Queue.BindOk(), 1)
-            missing = count * len(reply)  # all replies are of one size
+            missing = groups * len(reply)  # all replies are of one size
             started = time.perf_counter()
             raw.socket.sendall(requests)
             while missing:
@@ -280,7 +271,7 @@ def own_groups(spec: Spec) -> Figures:
             if rounds:
                 wall[index] += time.perf_counter() - started
         rounds += 1
-    done = (rounds - 1) * count
+    done = (rounds - 1) * groups
     return {
         "rate": 2 * done / sum(wall),
         "join_rate": done / wall[0],
@@ -298,9 +289,8 @@ class Box:
         self.waiter: asyncio.Future[None] | None = None
 
 
-async def fan_out(spec: Spec) -> Figures:
+async def fan_out(seconds: float, members: int) -> Figures:
     """Wake that many tasks, each of which decodes a copy of its own."""
-    members = spec["params"]["members"]
     loop = asyncio.get_running_loop()
     text = "x" * 100
     body = msgpack.packb({"type": "bench.message", "text": text})
@@ -328,7 +318,7 @@ async def fan_out(spec: Spec) -> Figures:
     await asyncio.sleep(0)
     started = time.perf_counter()
     cpu = time.process_time()
-    while time.perf_counter() - started < spec["seconds"]:
+    while time.perf_counter() - started < seconds:
         all_arrived.clear()
         for box in boxes:
             box.queue.append(body)
@@ -342,14 +332,11 @@ async def fan_out(spec: Spec) -> Figures:
     return {"rate": arrived / wall, "cpu_us": cpu / arrived * 1e6}
 
 
-def group(spec: Spec) -> Figures:
+def group(spec: Spec, *, members: int) -> Figures:
     """What asyncio allows: no network at all."""
-    return asyncio.run(fan_out(spec))
+    return asyncio.run(fan_out(spec.seconds, members))
 
 
-LIMITS = {function.__name__: function for function in (send, latency, plain, own_groups, group)}
-
-
-if __name__ == "__main__":
-    spec: Spec = json.loads(sys.argv[1])
-    print(json.dumps(LIMITS[spec["workload"]](spec)))
+LIMITS: Mapping[str, Callable[..., Figures]] = {
+    function.__name__: function for function in (send, latency, plain, own_groups, group)
+}

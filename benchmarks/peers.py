@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from devtools.environments import ROOT
-from devtools.process import HOST
+from .cases import Case
+from .spec import Spec
 
+ROOT = Path(__file__).resolve().parent.parent
+HOST = "127.0.0.1"
 CAPACITY = 100_000
 #: The most that AMQP's prefetch window allows.
 PREFETCH = 65535
@@ -21,9 +24,9 @@ Config = dict[str, object]
 
 #: What is installed into each virtual environment.
 REQUIREMENTS: Mapping[str, Sequence[str]] = {
-    "ours": ["--editable", str(ROOT), "uvloop"],
+    "ours": ["--editable", str(ROOT), "uvloop", "pyperf"],
     # Revisions before carehare became an extra need it.
-    "against": ["--editable", str(ROOT), "carehare"],
+    "against": ["--editable", str(ROOT), "carehare >=1.0.2, <2"],
     "4.0.1": ["channels_rabbitmq==4.0.1"],
     "channels_redis": ["channels_redis", "redis <8"],
     "channels_postgres": ["channels_postgres"],
@@ -44,18 +47,28 @@ class Peer:
     environment: str
     #: The dotted path of the layer's class.
     layer: str
-    #: A name in ``servers.SERVERS``; None if it needs no server.
+    #: A name in ``bench.SERVERS``; None if it needs no server, and reaches no other process.
     server: str | None
     #: CONFIG, given the server's port.
     config: Callable[[int], Config]
     loop: str = "asyncio"
     django: Callable[[int], Config] = field(default=lambda port: {})
-    #: Whether messages of earlier runs must be cleared away first.
-    flush: bool = False
-    #: The database whose tables must be made once.
-    migrate: str | None = None
-    #: Whether it reaches other processes.
-    networked: bool = True
+    #: The database that its tables are in, which keeps messages of earlier runs.
+    database: str | None = None
+    #: Where the package is imported from, if that is not the environment.
+    source: str = ""
+
+    def spec(self, case: Case, port: int, *, quick: bool = False) -> Spec:
+        """Return what a worker is told to run the case, with the server at ``port``."""
+        return replace(
+            case.spec(quick=quick),
+            layer=self.layer,
+            config=self.config(port),
+            loop=self.loop,
+            django=self.django(port),
+            database=self.database,
+            source=self.source,
+        )
 
 
 def _rabbitmq(port: int) -> Config:
@@ -92,74 +105,39 @@ def _postgres_django(port: int) -> Config:
     }
 
 
+def _nats(port: int) -> Config:
+    return {"servers": [f"nats://{HOST}:{port}"], "capacity": CAPACITY}
+
+
+def _memory(port: int) -> Config:
+    return {"capacity": CAPACITY}
+
+
+_OURS = "channels_rabbitmq.core.RabbitmqChannelLayer"
+_PUBSUB = "channels_redis.pubsub.RedisPubSubChannelLayer"
+_CORE = "channels_redis.core.RedisChannelLayer"
+_POSTGRES = "channels_postgres.core.PostgresChannelLayer"
+_NATS = "channels_nats.NatsChannelLayer"
+_MEMORY = "channels.layers.InMemoryChannelLayer"
+
 PEERS: Sequence[Peer] = (
+    Peer("ours", "channels_rabbitmq", "ours", _OURS, "RabbitMQ", _rabbitmq),
     Peer(
-        "ours",
-        "channels_rabbitmq",
-        "ours",
-        "channels_rabbitmq.core.RabbitmqChannelLayer",
-        "RabbitMQ",
-        _rabbitmq,
+        "ours-uvloop", "channels_rabbitmq, uvloop", "ours", _OURS, "RabbitMQ", _rabbitmq, "uvloop"
     ),
-    Peer(
-        "ours-uvloop",
-        "channels_rabbitmq, uvloop",
-        "ours",
-        "channels_rabbitmq.core.RabbitmqChannelLayer",
-        "RabbitMQ",
-        _rabbitmq,
-        loop="uvloop",
-    ),
-    Peer(
-        "4.0.1",
-        "channels_rabbitmq 4.0.1",
-        "4.0.1",
-        "channels_rabbitmq.core.RabbitmqChannelLayer",
-        "RabbitMQ",
-        _rabbitmq,
-    ),
-    Peer(
-        "redis-pubsub",
-        "channels_redis pub/sub",
-        "channels_redis",
-        "channels_redis.pubsub.RedisPubSubChannelLayer",
-        "Redis",
-        _redis,
-    ),
-    Peer(
-        "redis-core",
-        "channels_redis core",
-        "channels_redis",
-        "channels_redis.core.RedisChannelLayer",
-        "Redis",
-        _redis,
-    ),
+    Peer("4.0.1", "channels_rabbitmq 4.0.1", "4.0.1", _OURS, "RabbitMQ", _rabbitmq),
+    Peer("redis-pubsub", "channels_redis pub/sub", "channels_redis", _PUBSUB, "Redis", _redis),
+    Peer("redis-core", "channels_redis core", "channels_redis", _CORE, "Redis", _redis),
     Peer(
         "postgres",
         "channels_postgres",
         "channels_postgres",
-        "channels_postgres.core.PostgresChannelLayer",
+        _POSTGRES,
         "PostgreSQL",
         _postgres_database,
         django=_postgres_django,
-        flush=True,
-        migrate="channels_postgres",
+        database="channels_postgres",
     ),
-    Peer(
-        "nats",
-        "channels-nats",
-        "channels-nats",
-        "channels_nats.NatsChannelLayer",
-        "NATS",
-        lambda port: {"servers": [f"nats://{HOST}:{port}"], "capacity": CAPACITY},
-    ),
-    Peer(
-        "memory",
-        "Channels' in-memory layer",
-        "ours",
-        "channels.layers.InMemoryChannelLayer",
-        None,
-        lambda port: {"capacity": CAPACITY},
-        networked=False,
-    ),
+    Peer("nats", "channels-nats", "channels-nats", _NATS, "NATS", _nats),
+    Peer("memory", "Channels' in-memory layer", "ours", _MEMORY, None, _memory),
 )

@@ -1,4 +1,4 @@
-"""Runs worker.py and limits.py in processes of their own, which end with all that they started."""
+"""Runs a worker in a process of its own, which ends with all that it started."""
 
 from __future__ import annotations
 
@@ -10,23 +10,46 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from devtools import environments
+from devtools.environments import ROOT, clean_environ
 
-WORKER = Path(__file__).with_name("worker.py")
-LIMITS = Path(__file__).with_name("limits.py")
+from .spec import Figures, Spec
+
+#: Where environments and results are kept between runs.
+STATE = ROOT / ".bench"
+
+
+def module_path() -> Path:
+    """Return a directory with this package in it, and nothing else of the repository.
+
+    It is what the peers' interpreters import from: beside ``channels_rabbitmq`` itself, version
+    4.0.1 would not be found.
+    """
+    directory = STATE / "path"
+    directory.mkdir(parents=True, exist_ok=True)
+    (STATE / ".gitignore").write_text("*\n")
+    with contextlib.suppress(FileExistsError):
+        (directory / "benchmarks").symlink_to(ROOT / "benchmarks")
+    return directory
+
+
+def run_worker(python: Path, spec: Spec, timeout: float) -> tuple[Figures, str]:
+    """Run one workload; give its figures, or why there are none."""
+    command = [str(python), "-m", "benchmarks.worker", spec.dumps()]
+    return execute(command, timeout, {"PYTHONPATH": spec.source} if spec.source else {})
 
 
 def execute(
     command: Sequence[str], timeout: float, environ: Mapping[str, str] | None = None
-) -> tuple[Mapping[str, float], str]:
-    """Run a worker, with more environment variables; give its figures, or why there are none."""
+) -> tuple[Figures, str]:
+    """Run a command that prints JSON, with more environment variables; give that, or the error."""
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environments.clean_environ() | dict(environ or {}),
+        cwd=module_path(),
+        env=clean_environ() | dict(environ or {}),
         start_new_session=True,
     ) as process:
         try:

@@ -3,58 +3,62 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks import against, worker
-from benchmarks.__main__ import BEGIN, END, Bench, parse, write_between
+from benchmarks import against, checks
+from benchmarks.__main__ import parse
+from benchmarks.bench import SERVERS, Bench
 from benchmarks.cases import CASES, TARGETS, UNITS, Target
 from benchmarks.limits import LIMITS
-from benchmarks.peers import PEERS
-from benchmarks.processes import execute
-from benchmarks.results import LIMIT, OURS, Results, Run, case_rows, judge, rst_table, text_table
-from benchmarks.servers import SERVERS
-
-WORKER = str(Path(worker.__file__))
+from benchmarks.peers import PEERS, REQUIREMENTS
+from benchmarks.processes import execute, run_worker
+from benchmarks.report import BEGIN, END, case_rows, escape, table, write_between
+from benchmarks.results import LIMIT, OURS, Results, judge
+from benchmarks.spec import Failure, Figures, Spec
+from benchmarks.worker import WORKLOADS
 
 
 def texts(*numbers: int) -> list[str]:
     """Messages of one sender."""
-    return [worker.text(0, number, 30) for number in numbers]
+    return [checks.text(0, number, 30) for number in numbers]
 
 
-def spec(workload: str, **params: object) -> list[str]:
-    """The command that runs a workload on Channels' in-memory layer."""
-    described = {
-        "layer": "channels.layers.InMemoryChannelLayer",
-        "config": {"capacity": 100_000},
-        "loop": "asyncio",
-        "workload": workload,
-        "params": params,
-        "seconds": 0.05,
-        "patience": 5,
-    }
-    return [sys.executable, WORKER, json.dumps(described)]
+def run(workload: str, capacity: int = 100_000, **params: object) -> tuple[Figures, str]:
+    """Run a workload on Channels' in-memory layer."""
+    return run_spec(
+        Spec(
+            workload=workload,
+            params=params,
+            seconds=0.05,
+            layer="channels.layers.InMemoryChannelLayer",
+            config={"capacity": capacity},
+        )
+    )
+
+
+def run_spec(spec: Spec) -> tuple[Figures, str]:
+    """Run it with our own interpreter."""
+    return run_worker(Path(sys.executable), spec, 30)
 
 
 def results(**by_peer: list[float]) -> Results:
     """The rate of each peer in one case, round after round."""
-    return Results(
-        Run("send", peer, number, {"rate": rate})
-        for peer, rates in by_peer.items()
-        for number, rate in enumerate(rates, 1)
-    )
+    found = Results()
+    for peer, rates in by_peer.items():
+        for rate in rates:
+            found.add("send", peer, {"rate": rate})
+    return found
 
 
 def test_order_is_right() -> None:
     """Messages of several senders may mix, if each sender's are in order."""
-    mixed = [worker.text(*pair, 30) for pair in ((0, 0), (1, 0), (0, 1), (1, 1))]
-    worker.check_order(mixed, [2, 2])
+    mixed = [checks.text(*pair, 30) for pair in ((0, 0), (1, 0), (0, 1), (1, 1))]
+    checks.check_order(mixed, [2, 2])
 
 
 @pytest.mark.parametrize(
@@ -63,25 +67,25 @@ def test_order_is_right() -> None:
 )
 def test_order_is_wrong(numbers: tuple[int, ...], wrong: str) -> None:
     """A message that is lost, doubled or out of order fails the workload."""
-    with pytest.raises(worker.Failure, match=wrong):
-        worker.check_order(texts(*numbers), [3])
+    with pytest.raises(Failure, match=wrong):
+        checks.check_order(texts(*numbers), [3])
 
 
 async def test_goal_counts_too_many() -> None:
     """More messages than were sent fail the workload as well."""
-    goal = worker.Goal()
+    goal = checks.Goal()
     goal.count = 3
-    with pytest.raises(worker.Failure, match="3 messages came instead of 2"):
+    with pytest.raises(Failure, match="3 messages came instead of 2"):
         await goal.wait(2)
 
 
 async def test_goal_tells_what_a_reader_found() -> None:
     """What a reader finds wrong ends the wait for the rest."""
-    goal = worker.Goal()
+    goal = checks.Goal()
     waiting = asyncio.ensure_future(goal.wait(2))
     await asyncio.sleep(0)
     goal.fail("it came twice")
-    with pytest.raises(worker.Failure, match="it came twice"):
+    with pytest.raises(Failure, match="it came twice"):
         await waiting
 
 
@@ -96,20 +100,34 @@ async def test_goal_tells_what_a_reader_found() -> None:
         ("soak", {"messages": 100, "at_most": 5}, "growth_mb"),
     ],
 )
-def test_worker(workload: str, params: dict[str, object], figure: str) -> None:
+def test_worker(workload: str, params: dict[str, int], figure: str) -> None:
     """A worker process runs a workload on a layer and answers with its figures."""
-    figures, error = execute(spec(workload, **params), 30)
+    figures, error = run(workload, **params)
     assert not error
     assert figure in figures
 
 
 def test_worker_fails() -> None:
     """What a layer raises is the answer."""
-    command = spec("send", senders=5, payload=100)
-    command[-1] = command[-1].replace("100000", "1")
-    figures, error = execute(command, 30)
+    figures, error = run("send", capacity=1, senders=5, payload=100)
     assert not figures
     assert "ChannelFull" in error
+
+
+def test_worker_of_another_source() -> None:
+    """A layer that does not come from where it should is not measured."""
+    layer = "channels.layers.InMemoryChannelLayer"
+    spec = Spec(workload="latency", seconds=0.05, layer=layer, source="/nowhere")
+    figures, error = run_spec(spec)
+    assert not figures
+    assert "channels.layers was imported from" in error
+
+
+def test_limit() -> None:
+    """A limit is measured where no layer is named."""
+    figures, error = run_spec(Spec(workload="group", params={"members": 5}, seconds=0.05))
+    assert not error
+    assert figures["rate"] > 0
 
 
 def test_worker_breaks() -> None:
@@ -135,17 +153,19 @@ def test_ratios_are_of_one_round() -> None:
 
 def test_failing_peer_has_no_figures() -> None:
     """A peer that failed in any round shows its error instead of the other rounds' figures."""
-    found = results(ours=[1], peer=[1])
-    found.add(Run("send", "peer", 2, error="fails: ChannelFull"))
-    assert found.spread("send", "peer", "rate") is None
-    rows = case_rows(found, CASES[0], {"ours": "Ours", "peer": "Peer"}, {})
-    assert rows[1][:2] == ["Peer", "fails: ChannelFull"]
+    found = results(**{"ours": [1.0], "redis-core": [1.0]})
+    found.add("send", "redis-core", {}, "fails: ChannelFull")
+    found.add("send", "redis-core", {"rate": 3.0})
+    assert found.spread("send", "redis-core", "rate") is None
+    rows = case_rows(found, CASES[0])
+    assert rows[0][0] == "channels_rabbitmq"
+    assert rows[1] == ["channels_redis core", "", "", "", "", "", "fails: ChannelFull"]
 
 
 def test_missing_peer() -> None:
     """A peer whose server is not there is listed with the reason."""
-    rows = case_rows(results(), CASES[0], {"nats": "NATS"}, {"nats": "no nats-server"})
-    assert rows == [["NATS", "not available: no nats-server", "", "", "", ""]]
+    rows = case_rows(Results(missing={"nats": "no nats-server"}), CASES[0])
+    assert rows == [["channels-nats", "", "", "", "", "", "not available: no nats-server"]]
 
 
 @pytest.mark.parametrize(("rates", "met"), [([60], True), ([59], False), ([], None)])
@@ -156,10 +176,17 @@ def test_targets(rates: list[float], met: bool | None) -> None:
 
 
 def test_tables() -> None:
-    """Tables hold for a terminal, and for reStructuredText with its marks escaped."""
-    rows = [["a", "1"], ["bc_", "22"]]
-    assert text_table(["", "x"], [["a", "1"]]).splitlines()[-1].split() == ["a", "1"]
-    assert "   * - bc\\_\n     - 22\n" in rst_table(["", "x"], rows)
+    """A table is simple reStructuredText; a last column that nobody needs is left out."""
+    rows = [["a", "1", ""], ["bc_", "22", ""]]
+    assert table(["name", "x", "why not"], rows, escape).splitlines() == [
+        "====  ==",
+        "name   x",
+        "====  ==",
+        "a      1",
+        "bc\\_  22",
+        "====  ==",
+    ]
+    assert "a     1  wide text" in table(["name", "x", ""], [["a", "1", "wide text"]])
 
 
 def test_page_between_marks(tmp_path: Path) -> None:
@@ -176,52 +203,58 @@ def test_everything_named_is_there() -> None:
     peers = {peer.key for peer in PEERS} | {LIMIT}
     assert OURS in peers
     for case in CASES:
-        assert case.workload in worker.WORKLOADS
+        assert case.spec().workload in WORKLOADS
         assert case.figure in UNITS
-        assert case.limit is None or case.workload in LIMITS
+        assert case.limit is None or case.spec().workload in LIMITS
     for target in TARGETS:
         assert {target.case, *target.spread_over} <= keys
         assert target.against is None or target.against in peers
     assert {peer.server for peer in PEERS} - {None} <= set(SERVERS)
+    assert {peer.environment for peer in PEERS} <= set(REQUIREMENTS)
 
 
 def test_turns() -> None:
-    """Each case is run by all in turn, and a quick run leaves the documentation alone."""
-    bench = Bench(parse(["--quick", "--case", "send"]))
-    assert [case for _, case, _ in bench.plan()] == [CASES[0]] * (len(PEERS) + 1)
-    assert not bench.for_documentation
+    """Each case is run by all in turn; the next round begins with who was last."""
+    plan = Bench(PEERS, CASES[:2], 2, quick=False).plan()
+    everybody = [LIMIT, *(peer.key for peer in PEERS)]
+    turns = [(1, everybody), (2, everybody[::-1])]
+    assert plan == [
+        (number, case, key) for number, keys in turns for case in CASES[:2] for key in keys
+    ]
 
 
-def test_update(tmp_path: Path) -> None:
+def test_results_are_kept(tmp_path: Path) -> None:
+    """What is saved can be read again, and takes a line for each case and peer."""
+    found = replace(results(ours=[1234.5678, 2]), facts={"command": "make bench"})
+    found.add("room", OURS, {}, "fails: é")
+    file = tmp_path / "results.json"
+    found.save(file)
+    assert '"send/ours": {"rate": [1234.6, 2]}' in file.read_text().splitlines()
+    assert Results.load(file) == found
+
+
+def test_measured_again() -> None:
     """What is measured again takes the place of the case's last runs; all others stay."""
-    old = [Run("send", OURS, 1, {"rate": 1.0}), Run("room", OURS, 1, {"rate": 2.0})]
-    facts = {"command": "make bench", "processors": "2"}
-    found = {"facts": facts, "runs": [dataclasses.asdict(run) for run in old]}
-    (tmp_path / "results.json").write_text(json.dumps(found))
-
-    bench = Bench(parse(["--update", "--case", "send"]))
-    assert bench.for_documentation
-    bench.output = tmp_path
-    bench.machine = {"load before": "0.5"}
-    bench.results.add(Run("send", OURS, 1, {"rate": 3.0}))
-    bench.update(["python", "-m", "benchmarks"])
-
-    rates = {run.case: run.figures["rate"] for run in bench.results.runs}
-    assert rates == {"send": 3.0, "room": 2.0}
-    assert [case.key for case in bench.cases] == ["send", "room"]
-    assert bench.facts(["x"]) == {
-        **facts,
-        "measured again (send)": "python -m benchmarks",
+    found = replace(results(ours=[1], nats=[1]), facts={"command": "make bench"})
+    found.add("room", OURS, {"rate": 2})
+    newer = replace(results(ours=[3]), facts={"command": "again", "load before": "0.5"})
+    found.replace(newer)
+    assert found.values("send", OURS, "rate") == [3]
+    assert found.values("send", "nats", "rate") == []
+    assert found.values("room", OURS, "rate") == [2]
+    assert found.facts == {
+        "command": "make bench",
+        "measured again (send)": "again",
         "load before that": "0.5",
     }
 
 
-@pytest.mark.parametrize("other", [["--quick"], ["--peer", "ours"], ["--output", "x"]])
-def test_update_of_less(other: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """An update with fewer peers, or from a quick run, is refused."""
+@pytest.mark.parametrize("other", [["--quick"], ["--peer", "ours"]])
+def test_page_of_less(other: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A page with fewer peers, or from a quick run, is refused."""
     with pytest.raises(SystemExit):
-        parse(["--update", *other])
-    assert "--update" in capsys.readouterr().err
+        parse(["--page", *other])
+    assert "--page" in capsys.readouterr().err
 
 
 def test_against_unpacks_a_revision(tmp_path: Path) -> None:
@@ -245,20 +278,18 @@ def test_against_unpacks_a_revision(tmp_path: Path) -> None:
 
 
 def test_against_compares_pairs() -> None:
-    """A ratio is of one pair of runs, and the median of the pairs counts."""
-    pairs = [
-        ({"rate": rate, "cpu_us": 5.0}, {"rate": 10.0, "cpu_us": 10.0}) for rate in (9, 11, 20)
-    ]
-    assert against.row(CASES[0], pairs) == ["send", "11", "10", "1.100", "0.900 - 2.000", "0.500"]
+    """A ratio is of two runs that followed each other, and the median of the pairs counts."""
+    found = results(ours=[9, 11, 20], other=[10, 10, 10])
+    assert against.row(found, CASES[0]) == ["send", "11", "10", "1.100", "", ""]
+    found.add("send", "other", {}, "fails: RuntimeError")
+    with pytest.raises(against.NotComparable, match="send, other: fails: RuntimeError"):
+        against.row(found, CASES[0])
 
 
-def test_worker_of_another_source() -> None:
-    """A layer that does not come from where it should is not measured."""
-    command = spec("send", senders=1, payload=100)
-    command[-1] = json.dumps({**json.loads(command[-1]), "source": "/nowhere"})
-    figures, error = execute(command, 30)
-    assert not figures
-    assert "channels.layers was imported from" in error
+def test_against_needs_a_case() -> None:
+    """The names of cases are whole ones."""
+    with pytest.raises(against.NotComparable, match="no case group-: give whole names"):
+        against.compare(Path(), "HEAD", ["group-"], 1, quick=True)
 
 
 def test_help() -> None:

@@ -1,0 +1,344 @@
+"""The workloads that one process does.
+
+Each is given the layer and the :class:`Spec`, whose ``params`` are its keywords, and checks that
+every message arrived once and in order before its figures count. Rates are per second of wall
+time; ``cpu_us`` is the Python processes' time for a message, delivery or membership, in µs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import statistics
+import time
+import tracemalloc
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from .checks import (
+    PATIENCE,
+    Goal,
+    Meter,
+    check_order,
+    count_for,
+    end,
+    in_batches,
+    make_members,
+    message,
+    new_name,
+    pass_fence,
+    read,
+    read_same,
+    resident,
+    text,
+)
+from .spec import Failure, Figures, Layer, Spec
+
+
+async def send(layer: Layer, spec: Spec, *, senders: int, payload: int) -> Figures:
+    """``send()`` by concurrent senders to one channel, which ``receive()`` empties."""
+    channel = await layer.new_channel()
+    texts: list[str] = []
+    goal = Goal()
+    keep = 13 if payload > 10_000 else 0
+    reader = asyncio.create_task(read(layer, channel, texts, goal, keep))
+    await pass_fence(layer)
+    counts = [0] * senders
+    sent = 0
+    # For layers that do not wait for their server: no more than this is under way.
+    backlog = max(senders, min(5000, 16_000_000 // payload))
+
+    async def sender(number: int, deadline: float, at_most: float) -> None:
+        nonlocal sent
+        while counts[number] < at_most and time.perf_counter() < deadline:
+            while sent - goal.count >= backlog:
+                await asyncio.sleep(0)
+            sent += 1
+            await layer.send(channel, message(number, counts[number], payload))
+            counts[number] += 1
+
+    async def run(deadline: float, at_most: float = float("inf")) -> None:
+        await asyncio.gather(*(sender(number, deadline, at_most) for number in range(senders)))
+        await goal.wait(sum(counts))
+
+    warm_up = 200 if payload <= 10_000 else senders
+    await run(float("inf"), max(1, warm_up // senders))
+    before = goal.count
+    meter = Meter()
+    await run(time.perf_counter() + spec.seconds)
+    wall, cpu = meter.read()
+    await end(reader)
+    check_order(texts, counts)
+    done = goal.count - before
+    return {
+        "rate": done / wall,
+        "cpu_us": cpu / done * 1e6,
+        "bytes_rate": done * payload / wall,
+        "messages": done,
+    }
+
+
+async def latency(layer: Layer, spec: Spec) -> Figures:
+    """One message at a time, from ``send()`` to the return of ``receive()``."""
+    channel = await layer.new_channel()
+    await pass_fence(layer)
+    receiving = asyncio.ensure_future(layer.receive(channel))
+    await pass_fence(layer)
+    await layer.send(channel, message(0, 0))
+    texts = [(await asyncio.wait_for(receiving, PATIENCE))["text"]]
+    times: list[float] = []
+
+    async def once() -> None:
+        started = time.perf_counter()
+        await layer.send(channel, message(0, len(texts)))
+        received = await layer.receive(channel)
+        times.append(time.perf_counter() - started)
+        texts.append(received["text"])
+
+    async with asyncio.timeout(PATIENCE + spec.seconds):
+        for _ in range(50):
+            await once()
+        times.clear()
+        meter = Meter()
+        for _ in count_for(spec.seconds):
+            await once()
+        _, cpu = meter.read()
+    check_order(texts, [len(texts)])
+    times.sort()
+    return {
+        "median_us": statistics.median(times) * 1e6,
+        "p99_us": times[len(times) * 99 // 100] * 1e6,
+        "cpu_us": cpu / len(times) * 1e6,
+        "messages": len(times),
+    }
+
+
+async def group(layer: Layer, spec: Spec, *, members: int) -> Figures:
+    """``group_send()`` to many members that wait in this process; the next once all have it."""
+    name = new_name()
+    goal = Goal()
+    sent: list[str] = []
+    readers = [
+        asyncio.create_task(read_same(layer, channel, sent, goal))
+        for channel in await make_members(layer, name, members)
+    ]
+    await pass_fence(layer)
+
+    async def once() -> None:
+        sent.append(text(0, len(sent), 100))
+        await layer.group_send(name, {"type": "bench.message", "text": sent[-1]})
+        await goal.wait(len(sent) * members)
+
+    await once()
+    await once()
+    meter = Meter()
+    for _ in count_for(spec.seconds):
+        await once()
+    wall, cpu = meter.read()
+    await end(*readers)
+    sends = len(sent) - 2
+    deliveries = sends * members
+    return {"rate": deliveries / wall, "cpu_us": cpu / deliveries * 1e6, "messages": sends}
+
+
+async def second_loop(layer: Layer, spec: Spec) -> Figures:
+    """``group_send()`` by 100 senders on the loop that reads, then on a loop in another thread.
+
+    ``share`` is the second rate divided by the first.
+    """
+    name = new_name()
+    (channel,) = await make_members(layer, name, 1)
+    goal = Goal()
+    reader = asyncio.create_task(read(layer, channel, [], goal, keep=13))
+    await pass_fence(layer)
+
+    async def sender() -> int:
+        count = 0
+        for _ in count_for(spec.seconds):
+            await layer.group_send(name, message(0, 0))
+            count += 1
+        return count
+
+    async def for_a_while() -> tuple[int, float]:
+        meter = Meter()
+        counts = await asyncio.gather(*(sender() for _ in range(100)))
+        return sum(counts), meter.read()[0]
+
+    first_count, first_wall = await for_a_while()
+    await goal.wait(first_count)
+    count, wall = await asyncio.to_thread(lambda: asyncio.run(for_a_while()))
+    await goal.wait(first_count + count)
+    await end(reader)
+    rate = count / wall
+    return {"rate": rate, "share": rate / (first_count / first_wall), "messages": count}
+
+
+async def own_groups(layer: Layer, spec: Spec, *, groups: int) -> Figures:
+    """Many channels each join, then leave, a group of their own, all at once."""
+    done, joined, left, cpu_joined, cpu_left = await _join_and_leave(layer, spec, groups, groups)
+    return {
+        "rate": 2 * done / (joined + left),
+        "join_rate": done / joined,
+        "leave_rate": done / left,
+        "cpu_us": (cpu_joined + cpu_left) / (2 * done) * 1e6,
+    }
+
+
+async def room(layer: Layer, spec: Spec, *, members: int) -> Figures:
+    """Many channels join one group, all at once, then leave it."""
+    done, joined, left, cpu_joined, _ = await _join_and_leave(layer, spec, members, 1)
+    return {"rate": done / joined, "leave_rate": done / left, "cpu_us": cpu_joined / done * 1e6}
+
+
+async def _join_and_leave(layer: Layer, spec: Spec, count: int, groups: int) -> tuple[float, ...]:
+    """Join and leave again and again: memberships, seconds of both, processor time of both.
+
+    The time is over when all of it has reached the server: see :func:`pass_fence`. The first round
+    is not counted but checked.
+    """
+    channels = [await layer.new_channel() for _ in range(count)]
+    totals = [0.0] * 5
+    deadline = time.perf_counter() + spec.seconds
+    for number in itertools.count():
+        names = [f"g{number}.{index}.{uuid.uuid4().hex[:8]}" for index in range(groups)]
+        pairs = [(names[index % groups], channel) for index, channel in enumerate(channels)]
+        meter = Meter()
+        await asyncio.gather(*(layer.group_add(*pair) for pair in pairs))
+        await pass_fence(layer)
+        joined, cpu_joined = meter.read()
+        if number == 0:
+            await _check_joined(layer, pairs)
+        meter = Meter()
+        await asyncio.gather(*(layer.group_discard(*pair) for pair in pairs))
+        await pass_fence(layer)
+        left, cpu_left = meter.read()
+        if number == 0:
+            await _check_left(layer, pairs[:100])
+            continue
+        found = (count, joined, left, cpu_joined, cpu_left)
+        totals = [total + one for total, one in zip(totals, found, strict=True)]
+        if time.perf_counter() > deadline:
+            break
+    return tuple(totals)
+
+
+async def _check_joined(layer: Layer, pairs: list[tuple[str, str]]) -> None:
+    """Each channel gets the message of its own group and no other."""
+    receiving = [asyncio.ensure_future(layer.receive(channel)) for _, channel in pairs]
+    await pass_fence(layer)
+    texts = {name: text(0, number, 20) for number, name in enumerate(dict(pairs))}
+    await in_batches(
+        layer.group_send(name, {"type": "bench.message", "text": sent})
+        for name, sent in texts.items()
+    )
+    received = await asyncio.wait_for(asyncio.gather(*receiving), PATIENCE)
+    if [got["text"] for got in received] != [texts[name] for name, _ in pairs]:
+        raise Failure("a channel got the message of a group that it is not in")
+
+
+async def _check_left(layer: Layer, pairs: list[tuple[str, str]]) -> None:
+    """No channel gets a message of the group that it was in."""
+    receiving = [asyncio.ensure_future(layer.receive(channel)) for _, channel in pairs]
+    await in_batches(layer.group_send(name, message(0, 0, 20)) for name in dict(pairs))
+    await in_batches(layer.send(channel, message(1, 0, 20)) for _, channel in pairs)
+    received = await asyncio.wait_for(asyncio.gather(*receiving), PATIENCE)
+    if any(got["text"] != text(1, 0, 20) for got in received):
+        raise Failure("a channel got the message of a group that it had left")
+
+
+async def waiting(layer: Layer, spec: Spec, *, channels: int) -> Figures:
+    """Channels that wait in ``receive()``: the memory of each, and processor time.
+
+    ``bytes_each`` is all memory that Python objects take: the channel's name, what the layer
+    holds, and the task. ``bytes_more`` is by how much that exceeds a task with a bare future.
+    """
+    loop = asyncio.get_running_loop()
+
+    async def bare() -> None:
+        await loop.create_future()
+
+    async def make_bare() -> Coroutine[Any, Any, None]:
+        return bare()
+
+    async def make_receive() -> Coroutine[Any, Any, None]:
+        receiving: Coroutine[Any, Any, None] = layer.receive(await layer.new_channel())
+        return receiving
+
+    async def measure(
+        make: Callable[[], Awaitable[Coroutine[Any, Any, None]]],
+    ) -> tuple[float, float]:
+        gc.collect()
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        tasks = [loop.create_task(await make()) for _ in range(channels)]
+        await _settle()
+        gc.collect()
+        used = (tracemalloc.get_traced_memory()[0] - before) / channels
+        tracemalloc.stop()
+        for task in tasks:
+            if task.done():
+                raise Failure(f"a channel that nothing was sent to woke: {task.exception()!r}")
+        meter = Meter()
+        await asyncio.sleep(spec.seconds)
+        wall, cpu = meter.read()
+        await end(*tasks)
+        return used, cpu / wall
+
+    bare_bytes, bare_cpu = await measure(make_bare)
+    bytes_each, cpu = await measure(make_receive)
+    return {
+        "bytes_each": bytes_each,
+        "bytes_more": bytes_each - bare_bytes,
+        "cpu_percent": max(0.0, cpu - bare_cpu) * 100,
+    }
+
+
+async def _settle() -> None:
+    """Wait until this process has no more to do than to wait."""
+    for _ in range(int(PATIENCE / 0.1)):
+        started = time.process_time()
+        await asyncio.sleep(0.1)
+        if time.process_time() - started < 0.001:
+            return
+
+
+async def soak(layer: Layer, spec: Spec, *, messages: int, at_most: float) -> Figures:
+    """Many messages through one process; how much memory grows after the first tenth of them.
+
+    A layer that is too slow for that many sends as many as it can in ``at_most`` seconds.
+    """
+    channel = await layer.new_channel()
+    started = time.perf_counter()
+    sent = received = 0
+    marks: list[int] = []
+
+    async def sender() -> None:
+        nonlocal sent
+        while sent < messages and time.perf_counter() - started < at_most:
+            while sent - received >= 5000:
+                await asyncio.sleep(0)
+            sent += 1
+            await layer.send(channel, message(0, 0))
+
+    async def reader() -> None:
+        nonlocal received
+        while True:
+            await layer.receive(channel)
+            received += 1
+            done = max(received / messages, (time.perf_counter() - started) / at_most)
+            if done * 10 >= len(marks) + 1:
+                marks.append(resident())
+
+    reading = asyncio.create_task(reader())
+    await pass_fence(layer)
+    await asyncio.gather(*(sender() for _ in range(100)))
+    for _ in range(int(PATIENCE / 0.1)):
+        if received == sent:
+            break
+        await asyncio.sleep(0.1)
+    await end(reading)
+    if received != sent:
+        raise Failure(f"{sent - received} of {sent} messages never came")
+    return {"growth_mb": (resident() - marks[0]) / 1e6, "messages": received}
