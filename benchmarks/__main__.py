@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -21,7 +22,7 @@ from . import against
 from .bench import Bench, environment
 from .cases import CASES
 from .peers import PEERS
-from .processes import STATE, execute
+from .processes import STATE, execute, module_path
 from .report import page, terminal, write_between
 from .results import OURS, Results
 
@@ -47,6 +48,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         " with --report: write the page and its charts",
     )
     add("--report", action="store_true", help="measure nothing: show the page's results")
+    add("--micro", action="store_true", help="only what takes no broker: see micro.py")
     add(
         "--against",
         metavar="REV",
@@ -65,6 +67,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if options.report:
             return report(Results.load(SHOWN / "results.json"), to_page=options.page)
+        if options.micro:
+            python = str(environment("ours").python)
+            command = [python, "-m", "benchmarks.micro", *(["--fast"] if options.quick else [])]
+            return subprocess.run(command, cwd=module_path(), check=False).returncode
         if options.against is not None:
             rounds = options.rounds or (3 if options.quick else 10)
             cases = options.case or against.USUAL

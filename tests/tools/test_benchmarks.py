@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks import against, checks
+from benchmarks import against, checks, micro
 from benchmarks.__main__ import parse
 from benchmarks.bench import SERVERS, Bench
 from benchmarks.cases import CASES, TARGETS, UNITS, Target
@@ -290,6 +291,14 @@ def test_against_needs_a_case() -> None:
     """The names of cases are whole ones."""
     with pytest.raises(against.NotComparable, match="no case group-: give whole names"):
         against.compare(Path(), "HEAD", ["group-"], 1, quick=True)
+
+
+@pytest.mark.parametrize(("function", "arguments"), [entry[1:] for entry in micro.BENCHMARKS])
+def test_micro(function: Callable[..., object], arguments: Sequence[object]) -> None:
+    """What is timed without a broker works, again and again."""
+    for _ in range(2):
+        function(*arguments)
+    assert len(micro.mailboxes) == 0
 
 
 def test_help() -> None:
