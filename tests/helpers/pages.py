@@ -11,6 +11,8 @@ from docutils import nodes
 
 ROOT = Path(__file__).resolve().parents[2]
 README = "README.rst"
+#: Where the examples expect RabbitMQ.
+DOCUMENTED_URL = "amqp://guest:guest@127.0.0.1"
 
 
 @functools.cache
@@ -65,3 +67,10 @@ def run(code: str) -> dict[str, object]:
     namespace: dict[str, object] = {}
     exec(compile(code, "a snippet", "exec"), namespace)
     return namespace
+
+
+def run_at(code: str, url: str) -> dict[str, object]:
+    """Run a snippet against another RabbitMQ than the one that it names; give what it defines."""
+    if DOCUMENTED_URL not in code:
+        raise AssertionError(f"the example does not name {DOCUMENTED_URL}")
+    return run(code.replace(DOCUMENTED_URL, url))
