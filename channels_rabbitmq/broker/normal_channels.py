@@ -20,6 +20,7 @@ import pamqp.commands
 from channels.exceptions import ChannelFull, StopConsumer
 
 from ..amqp.channel import Channel
+from ..amqp.frames import Method
 from ..amqp.futures import retrieve
 from ..config.options import Options
 from ..errors import (
@@ -229,7 +230,7 @@ class NormalChannels:
                 if consumer.idle:
                     del self._consumers[idle]
                     consumer.amqp_channel.close()
-        amqp_channel = topology.connection.protocol.open_channel(
+        amqp_channel = topology.protocol.open_channel(
             on_delivery=partial(self._deliver, name),
             on_closed=partial(self._consumer_closed, name),
         )
@@ -321,18 +322,22 @@ class NormalChannels:
             await self._queues.ensure(topology, name)
             await self._bind(group, name, topology)
 
-    def _bind(self, group: str, name: str, topology: Topology) -> asyncio.Future[None]:
-        return topology.connection.queue_bind(
-            queue_name(self._options.prefix, name),
-            self._options.groups_exchange,
-            routing_key=group_key(self._options.prefix, group),
+    def _bind(self, group: str, name: str, topology: Topology) -> asyncio.Future[Method]:
+        return topology.calls.run(
+            pamqp.commands.Queue.Bind(
+                queue=queue_name(self._options.prefix, name),
+                exchange=self._options.groups_exchange,
+                routing_key=group_key(self._options.prefix, group),
+            )
         )
 
-    def _unbind(self, group: str, name: str, topology: Topology) -> asyncio.Future[None]:
-        return topology.connection.queue_unbind(
-            queue_name(self._options.prefix, name),
-            self._options.groups_exchange,
-            routing_key=group_key(self._options.prefix, group),
+    def _unbind(self, group: str, name: str, topology: Topology) -> asyncio.Future[Method]:
+        return topology.calls.run(
+            pamqp.commands.Queue.Unbind(
+                queue=queue_name(self._options.prefix, name),
+                exchange=self._options.groups_exchange,
+                routing_key=group_key(self._options.prefix, group),
+            )
         )
 
     def _renew_groups(self) -> None:
@@ -370,16 +375,9 @@ class NormalChannels:
         for group, name in pairs:
             self._memberships.leave(group, name)
         for name in list(self._mailboxes.used):
-            # A queue that is gone is as good as empty, and its error stays on this AMQP channel.
-            amqp_channel = topology.connection.protocol.open_channel()
-            try:
-                await amqp_channel.call(
-                    pamqp.commands.Queue.Purge(queue=queue_name(self._options.prefix, name))
-                )
-            except NotFound:
-                pass  # deleted meanwhile
-            finally:
-                amqp_channel.close()
+            purge = pamqp.commands.Queue.Purge(queue=queue_name(self._options.prefix, name))
+            with contextlib.suppress(NotFound):  # deleted meanwhile: as good as empty
+                await topology.calls.run(purge)
 
     async def close(self) -> None:
         """Consume no more, and give back what nobody here received."""

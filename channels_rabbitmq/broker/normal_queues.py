@@ -12,6 +12,8 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
+import pamqp.commands
+
 from ..config.options import Options
 from ..errors import AmqpError, NotFound, PreconditionFailed
 from ..local.background import Background
@@ -93,15 +95,17 @@ class NormalQueues:
 
     async def _declare(self, topology: Topology, name: str) -> None:
         queue = queue_name(self._options.prefix, name)
-        declare = partial(topology.connection.queue_declare, queue, durable=True)
         if name in self._foreign:
+            look = pamqp.commands.Queue.Declare(queue=queue, durable=True, passive=True)
             try:
-                await declare(passive=True)
+                await topology.calls.run(look)
             except NotFound:
                 self._foreign.discard(name)
         if name not in self._foreign:
+            arguments = queue_arguments(self._options, name)
+            declare = pamqp.commands.Queue.Declare(queue=queue, durable=True, arguments=arguments)
             try:
-                await declare(arguments=queue_arguments(self._options, name))
+                await topology.calls.run(declare)
             except PreconditionFailed:
                 self._foreign.add(name)
                 logger.warning(

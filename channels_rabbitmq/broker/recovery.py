@@ -1,6 +1,7 @@
-"""Keeps one session with RabbitMQ alive, for ever: connect, declare, bind, consume, again.
+"""Connection recovery: connect, start a topology, and do it all again whenever it ends.
 
-An error on any AMQP object of the layer's own ends the connection, and another is made.
+An error on any AMQP object of the layer's own ends the connection, and another is made. So there
+is one way back to a sound state, whatever went wrong.
 """
 
 from __future__ import annotations
@@ -10,20 +11,20 @@ import contextlib
 import enum
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Protocol as Interface
 from typing import TypeVar
 
 from channels.exceptions import StopConsumer
 
-from ..amqp.channel import OnDelivery
+from ..amqp.channel import Channel
 from ..amqp.connect import connect, resolve
 from ..amqp.endpoint import Endpoint
-from ..amqp.futures import in_time
 from ..amqp.protocol import Protocol
 from ..amqp.state import StateMachine
 from ..config.options import Options
-from ..connection import Connection
-from ..errors import CONNECTION_ERRORS, AmqpError, ConnectionClosed, LoopEnded, describe
+from ..errors import AmqpError, ConnectionClosed, LoopEnded, describe, is_retryable
 from ..log import RateLimitedWarning
 from .topology import Topology
 
@@ -34,10 +35,54 @@ logger = logging.getLogger(__name__)
 #: Seconds before connecting again: about the first, doubled each time, up to about the second.
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
-#: A session that lasted for so many seconds was a success: delays begin anew after it.
+#: A topology that lasted for so many seconds was a success: delays begin anew after it.
 _SUCCESS = 10.0
-#: Seconds for RabbitMQ to answer when the link ends along with its event loop.
+#: Seconds for RabbitMQ to answer when the recovery ends along with its event loop.
 _LEAVE_TIMEOUT = 1.0
+
+
+class RecoveryState(enum.Enum):
+    """Where the recovery of a process's connection stands."""
+
+    #: There is no live topology; one is being made, or the next attempt is waited for.
+    CONNECTING = "connecting"
+    #: There is one. A connection that ends leads back to CONNECTING.
+    LIVE = "live"
+    #: The loop runs no more, and the socket was shut down. Should the loop run again, it ends.
+    CUT = "cut"
+    #: It ends: it was closed, or its task was cancelled. Nothing connects any more.
+    CLOSING = "closing"
+    #: The task has ended, and the socket is closed.
+    CLOSED = "closed"
+
+
+#: From each state of a recovery, the states that may follow.
+RECOVERY_MOVES: Mapping[RecoveryState, Collection[RecoveryState]] = {
+    RecoveryState.CONNECTING: {RecoveryState.LIVE, RecoveryState.CUT, RecoveryState.CLOSING},
+    RecoveryState.LIVE: {RecoveryState.CONNECTING, RecoveryState.CUT, RecoveryState.CLOSING},
+    RecoveryState.CUT: {RecoveryState.CLOSING},
+    RecoveryState.CLOSING: {RecoveryState.CLOSED},
+    RecoveryState.CLOSED: set(),
+}
+
+
+class Listener(Interface):
+    """Who is told what happens to the connection: the layer of one event loop."""
+
+    def deliver(self, source: Channel, tag: int, redelivered: bool, body: bytes, /) -> None:
+        """Take a message from the process's queue, and acknowledge it on ``source`` in the end."""
+
+    def routing_keys(self) -> Iterable[str]:
+        """Give the routing keys to bind on each new topology."""
+
+    def topology_started(self, topology: Topology, /) -> None:
+        """Go on with what needs RabbitMQ: there is a live topology."""
+
+    def topology_ended(self) -> None:
+        """Wait for the next one. It is not called as the recovery itself ends."""
+
+    def recovery_ended(self) -> None:
+        """Give up: the recovery was not closed, but cancelled along with all tasks of its loop."""
 
 
 def delays(uniform: Callable[[float, float], float] = random.uniform) -> Iterator[float]:
@@ -51,88 +96,55 @@ def delays(uniform: Callable[[float, float], float] = random.uniform) -> Iterato
         delay = min(2 * delay, LONGEST_DELAY)
 
 
-class State(enum.Enum):
-    """Where recovery stands."""
-
-    CONNECTING = "connecting"
-    READY = "ready"
-    CLOSING = "closing"
-    CLOSED = "closed"
-
-
-#: From each state of recovery, the states that may follow.
-MOVES = {
-    State.CONNECTING: {State.READY, State.CLOSING, State.CLOSED},
-    State.READY: {State.CONNECTING, State.CLOSING, State.CLOSED},
-    State.CLOSING: {State.CLOSED},
-    State.CLOSED: set(),
-}
-
-
 class Recovery:
-    """One process's tie to RabbitMQ, on the event loop that made it.
+    """Keeps one topology alive, on the event loop that made it, from the start until closed.
 
-    ``keys()`` gives the routing keys to bind after each connect. :attr:`session` is the live
-    session, or None while there is none; :meth:`wait_session` waits for one.
+    :attr:`topology` is the live one, or None while there is none; :meth:`run` does something on
+    one, whenever there is.
     """
 
-    def __init__(
-        self,
-        options: Options,
-        queue_name: str,
-        *,
-        on_delivery: OnDelivery,
-        keys: Callable[[], Iterable[str]],
-        on_end: Callable[[], None],
-        on_ready: Callable[[Topology], None] = lambda topology: None,
-        on_lost: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, options: Options, queue_name: str, listener: Listener) -> None:
         self._options = options
         self._queue_name = queue_name
-        self._on_delivery = on_delivery
-        self._keys = keys
-        #: Called when the link ends by itself: its task was cancelled along with its loop's.
-        self._on_end = on_end
-        #: Called when a session may be used, and when it is lost; not when the link ends.
-        self._on_ready = on_ready
-        self._on_lost = on_lost
+        self._listener = listener
         self._loop = asyncio.get_running_loop()
-        self._lifecycle = StateMachine("recovery", MOVES, State.CONNECTING)
-        #: The live session; None unless READY.
+        self._state = StateMachine("recovery", RECOVERY_MOVES, RecoveryState.CONNECTING)
+        #: The live topology. None in all states but LIVE and, until the loop runs again, CUT.
         self.topology: Topology | None = None
-        #: Done when a session is there, or fails once none will be; made anew when one ends.
-        self._topology_made: asyncio.Future[Topology] = self._loop.create_future()
-        #: The connection being set up or used.
-        self._connection: Connection | None = None
-        self._cut = False
+        #: Done while there is a live topology, failed once none will be; made anew as one ends.
+        self._live: asyncio.Future[Topology] = self._loop.create_future()
+        #: The connection that is being made or used, or was last.
+        self._protocol: Protocol | None = None
         self._warn_failed = RateLimitedWarning(logger)
         self._warn_lost = RateLimitedWarning(logger)
         self._task = self._loop.create_task(self._run())
-        self._task.add_done_callback(self._end_by_itself)
+        self._task.add_done_callback(self._task_done)
 
     def __repr__(self) -> str:
-        return f"<Link {self._queue_name} {self._lifecycle.state.value}>"
+        return f"<Recovery {self._queue_name} {self.state.value}>"
 
     @property
-    def state(self) -> State:
-        """Where the link stands."""
-        return self._lifecycle.state
+    def state(self) -> RecoveryState:
+        """Where it stands."""
+        return self._state.state
+
+    # Waiting for RabbitMQ
 
     async def wait_topology(self) -> Topology:
-        """Wait for a live session.
+        """Wait for a live topology.
 
         Raises :class:`channels.exceptions.StopConsumer` once closed, and
-        :class:`~channels_rabbitmq.errors.LoopEnded` once the link ended by itself.
+        :class:`~channels_rabbitmq.errors.LoopEnded` once the recovery ended by itself.
         """
         while self.topology is None:
-            await asyncio.shield(self._topology_made)
+            await asyncio.shield(self._live)
         return self.topology
 
     async def run(self, operation: Callable[[Topology], Awaitable[_T]]) -> _T:
         """Do something on a live topology; again on the next one, if that ended meanwhile.
 
-        What must not happen twice, such as a publish, is no such operation. Raises what
-        :meth:`wait_topology` raises, and what the operation raises while its topology lives.
+        An operation may so be done twice, and must be one that can be: a publish is not. Raises
+        what :meth:`wait_topology` raises, and what the operation raises while its topology lives.
         """
         while True:
             topology = await self.wait_topology()
@@ -142,45 +154,80 @@ class Recovery:
                 if not (topology.ended.done() or isinstance(err, ConnectionClosed)):
                     raise
             await asyncio.shield(topology.ended)
-            await asyncio.sleep(0)  # until _use() has noticed
+            await asyncio.sleep(0)  # _use() waits for the same, and withdraws the topology
+
+    # The end
 
     async def close(self) -> None:
-        """Close the connection and end the link. May be called again, also at the same time."""
-        if self._lifecycle.state in (State.CONNECTING, State.READY):
-            self._lifecycle.move(State.CLOSING)
-            if self.topology is not None:
-                self.topology.connection.protocol.close()
-                self.topology = None
-            else:
+        """Close the connection, and end. May be called again, also at the same time."""
+        if self._goes_on():
+            self._state.move(RecoveryState.CLOSING)
+            if self.topology is None:
                 self._task.cancel()
-            self._stop_waiters(StopConsumer("the channel layer is closed"))
+            else:
+                self.topology.protocol.close()
+                self.topology = None
+            self._fail_waiters(StopConsumer("the channel layer is closed"))
         await asyncio.wait({self._task})
 
     def cancel(self) -> None:
-        """Start ending, from the link's own loop; nothing happens if it has started before."""
-        if self._lifecycle.state in (State.CONNECTING, State.READY):
+        """Start ending, on its own loop; nothing happens if it has started before."""
+        if self._goes_on():
             self._task.cancel()
 
     def cut(self) -> None:
-        """Cut the socket of a link whose loop runs no more, from any thread.
+        """Shut the socket down, as its loop runs no more. On any thread.
 
-        A closed loop cannot close its transports, and RabbitMQ must see the connection end.
-        Should the loop run again, the link ends there.
+        A loop that stands still closes no socket, and RabbitMQ must see the connection end.
         """
-        self._cut = True
-        if self._connection is not None:
-            self._connection.protocol.cut()
+        if self._goes_on() and self.state is not RecoveryState.CUT:
+            self._state.move(RecoveryState.CUT)
+        if self._protocol is not None:
+            self._protocol.cut()
 
     def disown(self) -> None:
         """In a forked child: leave the connection to the parent."""
-        if self._connection is not None:
-            self._connection.protocol.disown()
+        if self._protocol is not None:
+            self._protocol.disown()
 
-    def _stop_waiters(self, error: Exception) -> None:
-        if self._topology_made.done():  # with a session that is not to be used any more
-            self._topology_made = self._loop.create_future()
-        self._topology_made.set_exception(error)
-        self._topology_made.exception()  # nobody needs to have waited
+    def _goes_on(self) -> bool:
+        return self.state not in (RecoveryState.CLOSING, RecoveryState.CLOSED)
+
+    def _fail_waiters(self, error: Exception) -> None:
+        if self._live.done():  # with a topology that is not to be used any more
+            self._live = self._loop.create_future()
+        self._live.set_exception(error)
+        self._live.exception()  # nobody needs to have waited
+
+    def _end_by_itself(self) -> None:
+        """Unless it was closed, tell those who count on it."""
+        if self._goes_on():
+            self._state.move(RecoveryState.CLOSING)
+            self._listener.recovery_ended()
+            self._fail_waiters(LoopEnded(started=False))
+
+    async def _end(self) -> None:
+        self.topology = None
+        self._end_by_itself()
+        await self._close_connection()
+
+    async def _close_connection(self) -> None:
+        """Take leave of RabbitMQ, so that the queue's name is free at once; within a second."""
+        protocol = self._protocol
+        if protocol is not None and not protocol.closed.done():
+            protocol.close()
+            await self._wait_closed(protocol, _LEAVE_TIMEOUT)
+            protocol.abort()
+            await self._wait_closed(protocol, _LEAVE_TIMEOUT)
+
+    async def _wait_closed(self, protocol: Protocol, timeout: float) -> None:
+        # This task may be cancelled again, by asyncio.run() too: that is no reason to be impolite.
+        due = self._loop.time() + timeout
+        while not protocol.closed.done() and self._loop.time() < due:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({protocol.closed}, timeout=due - self._loop.time())
+
+    # The task
 
     async def _run(self) -> None:
         try:
@@ -188,108 +235,94 @@ class Recovery:
         except GeneratorExit:
             raise  # the loop was closed over this task: nothing can be done on it any more
         except BaseException:
-            await self._finish()
+            await self._end()
             raise
-        await self._finish()
+        await self._end()
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._end_by_itself()  # also if the task was cancelled before it began
+        self._state.move(RecoveryState.CLOSED)
 
     async def _keep_connected(self) -> None:
         retries = delays()
-        while True:
+        while self.state is RecoveryState.CONNECTING:
             started = self._loop.time()
-            try:
-                await self._connect_and_use()
-            except Exception:
-                logger.exception("A bug in channels_rabbitmq; connecting again")
-            if self._cut or self._lifecycle.state is State.CLOSING:
-                return
+            await self._connect_and_use()
             if self._loop.time() - started >= _SUCCESS:
                 retries = delays()
-            await asyncio.sleep(next(retries))
-
-    async def _finish(self) -> None:
-        self.topology = None
-        self._end_by_itself()
-        await self._close_connection()
-        self._lifecycle.move(State.CLOSED)
-
-    def _end_by_itself(self, task: object = None) -> None:
-        """Unless it was closed, tell those who count on it; also if the task never began."""
-        if self._lifecycle.state in (State.CONNECTING, State.READY):
-            self._lifecycle.move(State.CLOSING)
-            self._on_end()
-            self._stop_waiters(LoopEnded(started=False))
-
-    async def _close_connection(self) -> None:
-        """Take leave of RabbitMQ, so that the queue's name is free at once; within a second."""
-        connection = self._connection
-        if connection is not None and not connection.protocol.closed.done():
-            connection.protocol.close()
-            await self._wait_closed(connection, _LEAVE_TIMEOUT)
-            connection.protocol.abort()
-            await self._wait_closed(connection, _LEAVE_TIMEOUT)
-
-    async def _wait_closed(self, connection: Connection, timeout: float) -> None:
-        """Wait, also when cancelled again: what ends already must not leave its socket behind."""
-        closed = connection.protocol.closed
-        due = self._loop.time() + timeout
-        while not closed.done() and self._loop.time() < due:
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait({closed}, timeout=due - self._loop.time())
+            if self.state is RecoveryState.CONNECTING:
+                await asyncio.sleep(next(retries))
 
     async def _connect_and_use(self) -> None:
-        """Try every address once, in random order; use the first session that starts."""
-        candidates, failures = await self._addresses()
+        """Try every address once, in random order; use the first topology that starts."""
+        candidates, failures = await self._resolve()
         for endpoint, address in candidates:
-            connection = self._connection = Connection(Protocol(endpoint, self._loop), None)
+            protocol = self._protocol = Protocol(endpoint, self._loop)
             try:
-                await connect(connection.protocol, address)
-                topology = Topology(connection, self._options, self._queue_name, self._on_delivery)
-                await topology.start(self._keys)
-            except CONNECTION_ERRORS as err:
-                connection.protocol.abort()
+                await connect(protocol, address)
+                topology = Topology(
+                    protocol, self._options, self._queue_name, self._listener.deliver
+                )
+                await topology.start(self._listener.routing_keys)
+            except Exception as err:
+                # Whatever it was: a connection that is left behind keeps the queue's name locked.
+                protocol.abort()
                 failures.append(f"{endpoint}: {describe(err)}")
+                if not is_retryable(err):
+                    logger.exception("A bug in channels_rabbitmq; connecting again")
             else:
                 await self._use(topology)
                 return
         self._warn_failed("Cannot connect to RabbitMQ; will try again. %s", "; ".join(failures))
 
-    async def _use(self, topology: Topology) -> None:
-        """Offer the session until it ends, then tear its connection down."""
-        if not topology.ended.done():
-            self._lifecycle.move(State.READY)
-            topology.bind_only(self._keys())  # some came or went while it started
-            self.topology = topology
-            self._topology_made.set_result(topology)
-            logger.info("Connected to RabbitMQ at %s", topology.connection.protocol.endpoint)
-            self._on_ready(topology)
-        reason = await topology.ended
-        self.topology = None
-        if self._lifecycle.state is State.READY:
-            self._lifecycle.move(State.CONNECTING)
-            self._topology_made = self._loop.create_future()
-            self._on_lost()
-        if self._lifecycle.state is State.CONNECTING and not self._cut:
-            if reason is None:
-                logger.info("The connection to RabbitMQ was closed; connecting again")
-            else:
-                self._warn_lost("Lost RabbitMQ; connecting again. %s", describe(reason))
-        protocol = topology.connection.protocol
-        protocol.close()
-        with contextlib.suppress(*CONNECTION_ERRORS):
-            await asyncio.shield(protocol.closed)
-
-    async def _addresses(self) -> tuple[list[tuple[Endpoint, str]], list[str]]:
+    async def _resolve(self) -> tuple[list[tuple[Endpoint, str]], list[str]]:
         """Every address of every endpoint, in random order, and what could not be resolved."""
         found = []
         failures = []
         for endpoint in self._options.endpoints:
             try:
-                addresses = await in_time(
-                    resolve(endpoint.host, endpoint.port), endpoint.connect_timeout
-                )
-            except (TimeoutError, OSError) as err:
+                async with asyncio.timeout(endpoint.connect_timeout):
+                    addresses = await resolve(endpoint.host, endpoint.port)
+            except OSError as err:
                 failures.append(f"{endpoint}: {describe(err)}")
             else:
                 found += [(endpoint, address) for address in addresses]
         random.shuffle(found)
         return found, failures
+
+    async def _use(self, topology: Topology) -> None:
+        """Offer the topology until it ends, then close its connection."""
+        if self.state is RecoveryState.CONNECTING and not topology.ended.done():
+            self._offer(topology)
+        reason = await topology.ended
+        self.topology = None
+        if self.state in (RecoveryState.LIVE, RecoveryState.CUT):
+            self._live = self._loop.create_future()
+        if self.state is RecoveryState.LIVE:
+            self._state.move(RecoveryState.CONNECTING)
+            self._tell(self._listener.topology_ended)
+        if self.state is RecoveryState.CONNECTING:
+            if reason is None:
+                logger.info("The connection to RabbitMQ was closed; connecting again")
+            else:
+                self._warn_lost("Lost RabbitMQ; connecting again. %s", describe(reason))
+        topology.protocol.close()
+        with contextlib.suppress(OSError, AmqpError):
+            await asyncio.shield(topology.protocol.closed)
+
+    def _offer(self, topology: Topology) -> None:
+        self._state.move(RecoveryState.LIVE)
+        self.topology = topology
+        self._live.set_result(topology)
+        logger.info("Connected to RabbitMQ at %s", topology.protocol.endpoint)
+        topology.bind_only(self._listener.routing_keys())  # some came or went meanwhile
+        self._tell(partial(self._listener.topology_started, topology))
+
+    def _tell(self, news: Callable[[], None]) -> None:
+        """Tell the listener. A bug there costs the connection, and not the recovery."""
+        try:
+            news()
+        except Exception:
+            logger.exception("A bug in channels_rabbitmq; connecting again")
+            if self._protocol is not None:
+                self._protocol.abort()

@@ -1,4 +1,4 @@
-"""What the layer has on one connection: its queue, its bindings, its consumer, its publishes."""
+"""What the layer has on one connection: its exchange, queue, bindings, consumer and publishers."""
 
 from __future__ import annotations
 
@@ -6,59 +6,59 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, TypeVar
 
 import pamqp.commands
 
+from ..amqp.calls import Calls
 from ..amqp.channel import Channel, OnDelivery
 from ..amqp.frames import Method
-from ..amqp.futures import Shared, in_time, retrieve
+from ..amqp.futures import Shared, retrieve
+from ..amqp.protocol import Protocol
 from ..config.options import Options
-from ..connection import Connection
 from ..errors import ConnectionClosed, NotConnected, NotFound, PreconditionFailed, ResourceLocked
-
-if TYPE_CHECKING:
-    from pamqp.common import Arguments
-
-_T = TypeVar("_T")
+from ..local.background import Background
 
 logger = logging.getLogger(__name__)
 
 #: Seconds between attempts to declare a queue that the server still keeps for a connection of
 #: ours that died: first, and at most.
 _LOCKED_RETRY = (0.1, 1.0)
-#: Seconds from the start of a session to the first look whether its queue still lives; each next
-#: one comes after twice as long, up to the second number.
+#: Seconds from the start to the first look whether the queue still lives; each next one comes
+#: after twice as long, up to the second number.
 _VERIFY = (1.0, 30.0)
-#: A confirm that is late is noticed within this part of ``send_timeout``, ahead of time.
+#: Late confirms are looked for every ``send_timeout / 20`` seconds, so that ``send()`` fails
+#: before ``send_timeout``.
 _WATCH_PART = 20
 
-#: Seconds for each answer while a session starts.
+#: Seconds for each answer of RabbitMQ while a topology starts.
 _START_TIMEOUT = 30.0
+
+#: The tag of the process's consumer. One is enough: it has an AMQP channel of its own.
+_CONSUMER_TAG = "channels_rabbitmq"
 
 
 class Topology:
     """The layer's AMQP objects on one connection, from :meth:`start` until :attr:`ended`.
 
-    Publishes, bindings and deliveries have an AMQP channel each. An error on any of these three
-    is an error of the session: it ends, and the link makes another. Never is anything published
-    twice.
+    Publishes, bindings and deliveries have an AMQP channel each, as AMQP keeps order per channel.
+    An error on any of them ends the topology: there is no mending of parts, and
+    :class:`~.recovery.Recovery` makes another on a new connection. Nothing is published twice.
     """
 
     def __init__(
-        self, connection: Connection, options: Options, queue_name: str, on_delivery: OnDelivery
+        self, protocol: Protocol, options: Options, queue_name: str, on_delivery: OnDelivery
     ) -> None:
-        self.connection = connection
+        self.protocol = protocol
+        #: For what concerns other queues than the process's own: an error stays with its call.
+        self.calls = Calls(protocol)
         self._options = options
         self._queue_name = queue_name
-        self._protocol = connection.protocol
-        self._loop = self._protocol.loop
-        #: Done once the session is of no more use; gives why, or None if the user closed it.
+        self._loop = protocol.loop
+        #: Done once the topology is of no more use; gives why, or None if the user closed it.
         self.ended: asyncio.Future[Exception | None] = self._loop.create_future()
-        # Before the first channel: if the connection has just ended, that raises.
-        self._watch: asyncio.TimerHandle | None = None
-        self._verify_timer: asyncio.TimerHandle | None = None
-        self._protocol.closed.add_done_callback(self._connection_closed)
+        self._timers = Background(self._loop)
+        #: Whether a timer runs for late confirms.
+        self._watches_confirms = False
         self._publisher = self._open_channel(confirm=True)
         #: For what may come back. Opened when it is first used.
         self._mandatory_publisher: Channel | None = None
@@ -67,112 +67,108 @@ class Topology:
         #: The routing keys that are bound, or on the way to it, with RabbitMQ's answer.
         self._bindings: dict[str, Shared[Method]] = {}
 
+    def __repr__(self) -> str:
+        state = "ended" if self.ended.done() else "live"
+        return f"<Topology {self._queue_name} {state}, {len(self._bindings)} bindings>"
+
     def _open_channel(
-        self,
-        *,
-        confirm: bool = False,
-        on_delivery: OnDelivery | None = None,
+        self, *, confirm: bool = False, on_delivery: OnDelivery | None = None
     ) -> Channel:
-        return self._protocol.open_channel(
+        return self.protocol.open_channel(
             confirm=confirm, on_delivery=on_delivery, on_closed=self._channel_closed
         )
 
     # Beginning and end
 
-    async def start(self, keys: Callable[[], Iterable[str]]) -> None:
-        """Declare the exchange and the queue, bind ``keys()``, and consume.
+    async def start(self, routing_keys: Callable[[], Iterable[str]]) -> None:
+        """Declare the exchange and the queue, bind ``routing_keys()``, and consume.
 
-        Raises what :data:`~channels_rabbitmq.errors.CONNECTION_ERRORS` names.
+        Whatever it raises, the connection is of no use to the layer then.
         """
         await self._declare_exchange()
         await self._declare_queue()
-        for key in list(keys()):
+        for key in list(routing_keys()):
             self.bind(key)
-        # Replies come in order: when this one is there, all bindings are.
-        await self._in_time(
-            self._binder.call(pamqp.commands.Queue.Declare(queue=self._queue_name, passive=True))
+        # Answers come in order: when this one is there, all bindings are.
+        await self._answer(self._binder.call(self._look()))
+        await self._answer(self._consumer.call(self._prefetch()))
+        consume = pamqp.commands.Basic.Consume(
+            queue=self._queue_name, consumer_tag=_CONSUMER_TAG, exclusive=True
         )
-        await self._in_time(
-            self._consumer.call(
-                pamqp.commands.Basic.Qos(prefetch_count=self._options.local_capacity)
-            )
-        )
-        await self._in_time(
-            self._consumer.call(
-                pamqp.commands.Basic.Consume(
-                    queue=self._queue_name, consumer_tag="channels_rabbitmq", exclusive=True
-                )
-            )
-        )
+        await self._answer(self._consumer.call(consume))
         self._verify_later(_VERIFY[0])
 
-    async def _in_time(self, answer: asyncio.Future[_T]) -> _T:
-        """Wait for an answer; a server that gives none is none to stay with."""
-        return await in_time(answer, _START_TIMEOUT)
-
     async def _declare_exchange(self) -> None:
-        """Make the groups exchange as version 4.0.1 does; one that is there is used as it is."""
+        """Declare the groups exchange as version 4.0.1 does; use one that is there as it is."""
         name = self._options.groups_exchange
+        look = pamqp.commands.Exchange.Declare(exchange=name, exchange_type="direct", passive=True)
         try:
-            await self._in_time(self.connection.exchange_declare(name, passive=True))
+            await self._answer(self.calls.run(look))
         except NotFound:
+            declare = pamqp.commands.Exchange.Declare(exchange=name, exchange_type="direct")
             # PreconditionFailed: another process was faster, with other properties.
             with contextlib.suppress(PreconditionFailed):
-                await self._in_time(self.connection.exchange_declare(name, exchange_type="direct"))
+                await self._answer(self.calls.run(declare))
 
     async def _declare_queue(self) -> None:
-        """Make the exclusive queue; wait while the server keeps the last connection's.
+        """Declare the exclusive queue; wait while RabbitMQ keeps that of the last connection.
 
-        Channel names are in users' hands, so the name cannot change.
+        Channel names are in users' hands, so the queue's name cannot change.
         """
         delay, longest = _LOCKED_RETRY
-        arguments: Arguments = {
-            "x-max-length": self._options.remote_capacity,
-            "x-overflow": "reject-publish",
-            "x-message-ttl": self._options.expiry_ms,
-        }
+        declare = pamqp.commands.Queue.Declare(
+            queue=self._queue_name,
+            exclusive=True,
+            arguments={
+                "x-max-length": self._options.remote_capacity,
+                "x-overflow": "reject-publish",
+                "x-message-ttl": self._options.expiry_ms,
+            },
+        )
         while True:
             try:
-                await self._in_time(
-                    self.connection.queue_declare(
-                        self._queue_name, exclusive=True, arguments=arguments
-                    )
-                )
+                await self._answer(self.calls.run(declare))
                 return
             except ResourceLocked:
                 logger.info("Waiting for RabbitMQ to release queue %s", self._queue_name)
             await asyncio.sleep(delay)
             delay = min(2 * delay, longest)
 
-    def stop(self) -> None:
-        """Cancel the timers. The connection is closed by whoever made it."""
-        for timer in (self._watch, self._verify_timer):
-            if timer is not None:
-                timer.cancel()
+    async def _answer(self, answer: asyncio.Future[Method]) -> Method:
+        """Wait for an answer; a server that gives none is none to stay with."""
+        async with asyncio.timeout(_START_TIMEOUT):
+            return await answer
+
+    def _look(self) -> Method:
+        """The method that looks whether the queue is there."""
+        return pamqp.commands.Queue.Declare(queue=self._queue_name, passive=True)
+
+    def _prefetch(self) -> Method:
+        """The method that sets the window of deliveries that are not acknowledged."""
+        return pamqp.commands.Basic.Qos(prefetch_count=self._options.local_capacity)
 
     def require_live(self) -> None:
         """Raise :class:`.ConnectionClosed` if it has ended."""
         if self.ended.done():
             raise ConnectionClosed("the connection to RabbitMQ ended")
 
-    def _end(self, reason: Exception | None) -> None:
-        self.stop()
-        if not self.ended.done():
-            self.ended.set_result(reason)
-
-    def _connection_closed(self, closed: asyncio.Future[None]) -> None:
-        self._end(self._protocol.error)
-
     def _channel_closed(self, channel: Channel, reason: Exception | None) -> None:
-        if isinstance(reason, ConnectionClosed):
-            self._end(self._protocol.error)  # that is why, or None if we closed it
-        elif reason is not None:
+        if not isinstance(reason, ConnectionClosed):
             self._end(reason)
+        elif channel is self._publisher:
+            # All channels end with their connection: one of them tells it for all. Why it ended
+            # is the connection's error, or None if we closed it.
+            self._end(self.protocol.error)
+
+    def _end(self, reason: Exception | None) -> None:
+        self._timers.cancel()
+        if not self.ended.done():  # errors on two channels may come at once
+            self.ended.set_result(reason)
 
     # Is the queue still there?
 
     def _verify_later(self, delay: float) -> None:
-        self._verify_timer = self._loop.call_later(delay, self._verify, delay)
+        self._timers.call_later(delay, lambda: self._verify(delay))
 
     def _verify(self, delay: float) -> None:
         """Look whether queue and consumer live: some versions lose them without a word.
@@ -180,43 +176,39 @@ class Topology:
         After a quick reconnection RabbitMQ can delete the new queue in place of the old one
         (before 4.1.8 and 4.2.3).
         """
-        if self.ended.done():
-            return
 
-        def verified(reply: asyncio.Future[Method]) -> None:
-            # An error closes the channel, and by that the session.
-            if reply.exception() is None:
-                declared = reply.result()
-                if isinstance(declared, pamqp.commands.Queue.DeclareOk):
-                    if declared.consumer_count:
-                        self._verify_later(min(2 * delay, _VERIFY[1]))
-                    else:
-                        self._end(ConnectionClosed("RabbitMQ lost the consumer"))
+        def verified(answer: asyncio.Future[Method]) -> None:
+            if answer.exception() is not None:
+                return  # an error closes the AMQP channel, and so ends the topology
+            declared = answer.result()
+            if isinstance(declared, pamqp.commands.Queue.DeclareOk):
+                if declared.consumer_count:
+                    self._verify_later(min(2 * delay, _VERIFY[1]))
+                else:
+                    self._end(ConnectionClosed("RabbitMQ lost the consumer"))
 
-        self._binder.call(
-            pamqp.commands.Queue.Declare(queue=self._queue_name, passive=True)
-        ).add_done_callback(verified)
+        self._binder.call(self._look()).add_done_callback(verified)
 
     # Publishing
 
     @property
     def usable(self) -> bool:
         """Whether a publish would go out at once."""
-        return self._protocol.usable
+        return self.protocol.usable
 
     @property
     def blocked(self) -> str | None:
         """Why RabbitMQ takes no publishes; None while it does."""
-        return self._protocol.blocked
+        return self.protocol.blocked
 
     async def wait_writable(self) -> None:
         """Wait until the socket takes more, or the connection ended."""
-        await self._protocol.wait_writable()
+        await self.protocol.wait_writable()
 
     def publish(self, exchange: str, routing_key: str, body: bytes) -> asyncio.Future[None]:
         """Publish; the future is done once confirmed, and fails within ``send_timeout``."""
         future = self._publisher.publish(exchange, routing_key, body)
-        if self._watch is None:
+        if not self._watches_confirms:
             self._watch_confirms()
         return future
 
@@ -234,26 +226,25 @@ class Topology:
         return publisher.publish(exchange, routing_key, body, mandatory=True)
 
     def _watch_confirms(self) -> None:
+        """Fail publishes that are not confirmed in time, with one timer for all of them."""
         interval = self._options.send_timeout / _WATCH_PART
-        self._watch = None
         confirms = self._publisher.confirms
-        if confirms and not self.ended.done():
+        self._watches_confirms = bool(confirms) and not self.ended.done()
+        if self._watches_confirms:
             confirms.expire(
                 self._loop.time(),
                 self._options.send_timeout - 2 * interval,
                 NotConnected("RabbitMQ did not confirm the message in time"),
             )
-            self._watch = self._loop.call_later(interval, self._watch_confirms)
+            self._timers.call_later(interval, self._watch_confirms)
 
-    # Bindings
+    # The process's queue and its bindings
 
     async def purge(self) -> None:
-        """Empty the process's queue; once done, nothing of it is on its way either."""
+        """Purge the process's queue; once done, nothing of it is on its way either."""
         await self._binder.call(pamqp.commands.Queue.Purge(queue=self._queue_name))
         # What was delivered before the purge comes before this answer.
-        await self._consumer.call(
-            pamqp.commands.Basic.Qos(prefetch_count=self._options.local_capacity)
-        )
+        await self._consumer.call(self._prefetch())
 
     def is_bound(self, routing_key: str) -> bool:
         """Whether RabbitMQ confirmed the binding for a routing key."""
@@ -276,7 +267,7 @@ class Topology:
         return binding
 
     def unbind(self, routing_key: str) -> None:
-        """Take a binding away. An error ends the session."""
+        """Unbind the queue, if it is bound for a routing key. An error ends the topology."""
         if self._bindings.pop(routing_key, None) is not None:
             self._binder.call(
                 pamqp.commands.Queue.Unbind(
@@ -286,9 +277,9 @@ class Topology:
                 )
             ).add_done_callback(retrieve)
 
-    def bind_only(self, keys: Iterable[str]) -> None:
-        """Start to bind what is not bound of ``keys``, and to unbind all others."""
-        wanted = set(keys)
+    def bind_only(self, routing_keys: Iterable[str]) -> None:
+        """Start to bind what is not bound of ``routing_keys``, and to unbind all others."""
+        wanted = set(routing_keys)
         for key in self._bindings.keys() - wanted:
             self.unbind(key)
         for key in wanted:

@@ -93,15 +93,7 @@ class LoopLayer:
         self._warn_bad_message: dict[type, RateLimitedWarning] = {}
         self._warn_group_dropped = RateLimitedWarning(logger)
         self._warn_unanswered = RateLimitedWarning(logger)
-        self.recovery = Recovery(
-            options,
-            queue_name,
-            on_delivery=self._deliver,
-            keys=self._keys,
-            on_end=self._end,
-            on_ready=self._topology_started,
-            on_lost=self._topology_ended,
-        )
+        self.recovery = Recovery(options, queue_name, self)
         self.normal = NormalChannels(options, codec, self.recovery, state, self._warn_bad)
         self._peers = Peers(options, codec, queue_name, self.recovery, self._serve)
         self._hooks = Hooks(options)
@@ -256,9 +248,10 @@ class LoopLayer:
 
     def deliver_late(self, body: bytes) -> None:
         """A message that came while another loop was home and about to end."""
-        self._deliver(NOWHERE, 0, False, body)
+        self.deliver(NOWHERE, 0, False, body)
 
-    def _deliver(self, source: Source, tag: int, redelivered: bool, body: bytes) -> None:
+    def deliver(self, source: Source, tag: int, redelivered: bool, body: bytes) -> None:
+        """Put a message into the mailboxes of its receivers."""
         if self._closed:
             if self._moved and not redelivered:
                 self._on_late(body)
@@ -297,7 +290,7 @@ class LoopLayer:
 
     # Groups
 
-    def _keys(self) -> Iterator[str]:
+    def routing_keys(self) -> Iterator[str]:
         """The routing keys to bind: of every group, and of what processes ask each other."""
         yield control_key(self._options.prefix)
         yield from self.groups.routing_keys()
@@ -378,8 +371,7 @@ class LoopLayer:
 
     async def protocol(self) -> Protocol:
         """Wait for the open connection."""
-        topology: Topology = await self.recovery.wait_topology()
-        return topology.connection.protocol
+        return (await self.recovery.wait_topology()).protocol
 
     async def close(self) -> None:
         """Close the connection; ``receive()`` raises StopConsumer from now on."""
@@ -392,16 +384,19 @@ class LoopLayer:
         self._hooks.cancel()
         await self.recovery.close()
 
-    def _topology_started(self, topology: Topology) -> None:
+    def topology_started(self, topology: Topology) -> None:
+        """Go on with what needs RabbitMQ."""
         self.normal.topology_started(topology)
         self._peers.topology_started(topology)
         self._hooks.topology_started()
 
-    def _topology_ended(self) -> None:
+    def topology_ended(self) -> None:
+        """Wait for the next one."""
         self.normal.topology_ended()
         self._hooks.topology_ended()
 
-    def _end(self) -> None:
+    def recovery_ended(self) -> None:
+        """End as well: the loop cancels all that it has."""
         self.retire()
         self._stop_work()
         self._on_end(self)

@@ -6,11 +6,9 @@ What the specification asks of groups is in ``tests/conformance/test_groups.py``
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
-from channels_rabbitmq.connection import Connection
 from devtools.broker import Broker
 from tests.helpers import rabbit
 from tests.helpers.rabbit import MakeLayer
@@ -120,27 +118,6 @@ async def test_exchange_with_other_properties(
     make_layer: MakeLayer, broker: Broker, vhost: str, properties: dict[str, object]
 ) -> None:
     """A groups exchange that somebody made with other properties is used as it is."""
-    await rabbit.api(broker, "PUT", f"exchanges/{vhost}/groups", properties)
-    layer = make_layer()
-    channel = await layer.new_channel()
-    await layer.group_add("room", channel)
-    await layer.group_send("room", {"n": 1})
-    assert await layer.receive(channel) == {"n": 1}
-
-
-async def test_exchange_that_another_process_just_made(
-    make_layer: MakeLayer, broker: Broker, vhost: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An exchange that is made with other properties while we look for it is used as it is."""
-    declare = Connection.exchange_declare
-
-    def look(connection: Connection, name: str, **options: Any) -> asyncio.Future[None]:
-        if options.get("passive"):  # it was not there yet
-            return declare(connection, "missing", passive=True)
-        return declare(connection, name, **options)
-
-    monkeypatch.setattr(Connection, "exchange_declare", look)
-    properties = {"type": "direct", "durable": True, "auto_delete": False}
     await rabbit.api(broker, "PUT", f"exchanges/{vhost}/groups", properties)
     layer = make_layer()
     channel = await layer.new_channel()

@@ -325,7 +325,7 @@ def test_lifecycle_is_documented() -> None:
     }
     assert documented == {
         state.value: {after.value for after in following}
-        for state, following in recovery.MOVES.items()
+        for state, following in recovery.RECOVERY_MOVES.items()
     }
 
 

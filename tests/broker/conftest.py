@@ -1,0 +1,30 @@
+"""Fixtures of the tests of ``broker/``: a RabbitMQ in miniature, and delays that suit it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from channels_rabbitmq.broker import recovery
+
+from .fake_rabbit import FakeRabbit, running
+
+
+@pytest.fixture(autouse=True)
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connect again at once."""
+    monkeypatch.setattr(recovery, "FIRST_DELAY", 0.01)
+
+
+@pytest.fixture
+def rabbit() -> FakeRabbit:
+    """What the server has, and how it misbehaves."""
+    return FakeRabbit()
+
+
+@pytest.fixture
+async def port(rabbit: FakeRabbit) -> AsyncIterator[int]:
+    """The port of the running server."""
+    async with running(rabbit) as number:
+        yield number

@@ -1,0 +1,232 @@
+"""What a process has on one connection, with a server that refuses and loses things."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from pamqp.commands import Basic, Exchange, Queue
+
+from channels_rabbitmq.amqp.connect import connect
+from channels_rabbitmq.amqp.protocol import Protocol
+from channels_rabbitmq.broker import topology as module
+from channels_rabbitmq.broker.topology import Topology
+from channels_rabbitmq.config.options import Options
+from channels_rabbitmq.errors import (
+    AccessRefused,
+    ConnectionClosed,
+    MessageReturned,
+    NotConnected,
+    PreconditionFailed,
+    ServerSentNack,
+)
+from tests.helpers.scripted import endpoint
+from tests.helpers.support import until
+
+from .fake_rabbit import FakeRabbit
+
+QUEUE = "channels_test"
+
+
+async def make(port: int, **config: object) -> Topology:
+    """A topology on a connection of its own, not started yet."""
+    protocol = Protocol(endpoint(port), asyncio.get_running_loop())
+    await connect(protocol)
+    return Topology(protocol, Options.from_config(dict(config)), QUEUE, lambda *delivery: None)
+
+
+async def start(port: int, **config: object) -> Topology:
+    """A topology that has started, with one binding."""
+    topology = await make(port, **config)
+    await topology.start(lambda: ["room"])
+    return topology
+
+
+async def test_what_is_declared(rabbit: FakeRabbit, port: int) -> None:
+    """The exchange, the exclusive queue, the bindings, and then the consumer."""
+    topology = await start(port, expiry=30, local_capacity=5, remote_capacity=7)
+    assert rabbit.exchanges == {"groups": "direct"}
+    assert rabbit.queues[QUEUE].arguments == {
+        "x-max-length": 7,
+        "x-overflow": "reject-publish",
+        "x-message-ttl": 30000,
+    }
+    assert rabbit.queues[QUEUE].owner is rabbit.links[0]
+    assert rabbit.bound() == {"room": [QUEUE]}
+    (qos,) = rabbit.seen(Basic.Qos)
+    assert qos.prefetch_count == 5
+    (consume,) = rabbit.seen(Basic.Consume)
+    assert consume.exclusive
+    kinds = [type(method) for method in rabbit.methods]
+    assert kinds.index(Queue.Bind) < kinds.index(Basic.Consume)
+    assert topology.is_bound("room")
+    assert repr(topology) == f"<Topology {QUEUE} live, 1 bindings>"
+
+
+async def test_exchange_that_is_there(rabbit: FakeRabbit, port: int) -> None:
+    """An exchange that is there is used as it is."""
+    rabbit.exchanges["groups"] = "topic"
+    await start(port)
+    assert [declare.passive for declare in rabbit.seen(Exchange.Declare)] == [True]
+
+
+async def test_exchange_that_another_process_just_declared(rabbit: FakeRabbit, port: int) -> None:
+    """An exchange declared with other properties, after we looked for it, is used as it is."""
+
+    def refuse(method: Any) -> tuple[int, str] | None:
+        declares = isinstance(method, Exchange.Declare) and not method.passive
+        return (406, "PRECONDITION_FAILED - inequivalent arg") if declares else None
+
+    rabbit.refuse = refuse
+    topology = await start(port)
+    assert not topology.ended.done()
+
+
+async def test_exchange_that_is_refused(rabbit: FakeRabbit, port: int) -> None:
+    """Where the user may not declare it, starting fails with that."""
+    rabbit.refuse = lambda method: (
+        (403, "ACCESS_REFUSED") if isinstance(method, Exchange.Declare) else None
+    )
+    with pytest.raises(AccessRefused):
+        await start(port)
+
+
+async def test_queue_of_a_connection_that_died(
+    rabbit: FakeRabbit, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While RabbitMQ keeps the queue of the last connection, the new one waits for it."""
+    monkeypatch.setattr(module, "_LOCKED_RETRY", (0.01, 0.02))
+    await start(port)
+    starting = asyncio.create_task(start(port))
+    await until(lambda: len(rabbit.seen(Queue.Declare)) >= 6)
+    assert not starting.done()
+    rabbit.links[0].peer.writer.transport.abort()
+    topology = await starting
+    assert not topology.ended.done()
+
+
+async def test_server_that_does_not_answer(
+    rabbit: FakeRabbit, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Starting gives a silent server up."""
+    monkeypatch.setattr(module, "_START_TIMEOUT", 0.05)
+    rabbit.silent = (Basic.Qos,)
+    with pytest.raises(TimeoutError):
+        await start(port)
+
+
+async def test_error_on_a_channel_ends_it_once(rabbit: FakeRabbit, port: int) -> None:
+    """A binding that is refused is the end of the topology; the reason is RabbitMQ's."""
+    topology = await start(port)
+    rabbit.refuse = lambda method: (
+        (403, "ACCESS_REFUSED") if isinstance(method, Queue.Bind) else None
+    )
+    with pytest.raises(AccessRefused):
+        await topology.bind("other").follow()
+    assert isinstance(topology.ended.result(), AccessRefused)
+    with pytest.raises(ConnectionClosed):
+        topology.require_live()
+    rabbit.cut()  # is no second end
+    await until(topology.protocol.closed.done)
+    assert isinstance(topology.ended.result(), AccessRefused)
+
+
+async def test_end_of_the_connection(rabbit: FakeRabbit, port: int) -> None:
+    """The reason is why the connection ended; all that waits fails."""
+    topology = await start(port)
+    rabbit.silent = (Queue.Bind,)
+    bound = topology.bind("other").follow()
+    rabbit.cut()
+    with pytest.raises(ConnectionClosed):
+        await bound
+    assert isinstance(topology.ended.result(), OSError)
+    assert repr(topology).endswith("ended, 2 bindings>")
+
+
+async def test_closed_by_the_user(rabbit: FakeRabbit, port: int) -> None:
+    """There is no reason then."""
+    topology = await start(port)
+    topology.protocol.close()
+    assert await asyncio.wait_for(asyncio.shield(topology.ended), 5) is None
+
+
+@pytest.mark.parametrize("lost", ["queue", "consumer"])
+async def test_queue_or_consumer_that_vanished(
+    rabbit: FakeRabbit, port: int, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """A look after the queue finds out that it, or its consumer, was lost without a word."""
+    monkeypatch.setattr(module, "_VERIFY", (0.01, 0.02))
+    topology = await start(port)
+    looks = len(rabbit.seen(Queue.Declare))
+    await until(lambda: len(rabbit.seen(Queue.Declare)) > looks + 2)
+    assert not topology.ended.done()
+    rabbit.queues[QUEUE].consumer = None
+    if lost == "queue":
+        del rabbit.queues[QUEUE]
+    reason = await asyncio.wait_for(asyncio.shield(topology.ended), 5)
+    assert str(reason) == (
+        "RabbitMQ lost the consumer"
+        if lost == "consumer"
+        else "RabbitMQ closed the channel: 404 NOT_FOUND - no queue"
+    )
+
+
+async def test_confirms(rabbit: FakeRabbit, port: int) -> None:
+    """A publish is confirmed, refused by a full queue, or comes back."""
+    topology = await start(port)
+    await topology.publish("", QUEUE, b"1")
+    await topology.publish("", "nowhere", b"2")
+    with pytest.raises(MessageReturned):
+        await topology.publish_mandatory("", "nowhere", b"3")
+    await topology.publish_mandatory("", QUEUE, b"4")
+    rabbit.full.add(QUEUE)
+    with pytest.raises(ServerSentNack):
+        await topology.publish("", QUEUE, b"5")
+
+
+async def test_confirm_that_does_not_come(rabbit: FakeRabbit, port: int) -> None:
+    """A publish fails within send_timeout, and the next one is watched as well."""
+    topology = await start(port, send_timeout=0.2)
+    await topology.publish("", QUEUE, b"1")
+    rabbit.confirms = False
+    for _ in range(2):
+        start_time = asyncio.get_running_loop().time()
+        with pytest.raises(NotConnected, match="did not confirm the message in time"):
+            await asyncio.wait_for(topology.publish("", QUEUE, b"2"), 5)
+        assert asyncio.get_running_loop().time() - start_time >= 0.1
+
+
+async def test_bindings(rabbit: FakeRabbit, port: int) -> None:
+    """A key is bound once for all who ask, and unbound only if it is bound."""
+    topology = await start(port)
+    await asyncio.gather(topology.bind("a").follow(), topology.bind("a").follow())
+    assert [bind.routing_key for bind in rabbit.seen(Queue.Bind)] == ["room", "a"]
+    topology.unbind("a")
+    topology.unbind("b")
+    assert not topology.is_bound("a")
+    topology.bind_only(["b", "c"])
+    await topology.purge()  # whatever went before has been done by then
+    assert rabbit.bound() == {"b": [QUEUE], "c": [QUEUE]}
+    assert [unbind.routing_key for unbind in rabbit.seen(Queue.Unbind)] == ["a", "room"]
+
+
+async def test_purge(rabbit: FakeRabbit, port: int) -> None:
+    """What waits in the queue is gone."""
+    topology = await start(port, local_capacity=1)
+    for _ in range(3):
+        await topology.publish("", QUEUE, b"x")
+    assert len(rabbit.queues[QUEUE].messages) == 2
+    await topology.purge()
+    assert not rabbit.queues[QUEUE].messages
+
+
+async def test_calls_stay_apart(rabbit: FakeRabbit, port: int) -> None:
+    """An error about another queue is that call's alone."""
+    rabbit.exchanges["x"] = "direct"
+    topology = await start(port)
+    first = Queue.Declare(queue="other", arguments={"x-max-length": 1})
+    await topology.calls.run(first)
+    with pytest.raises(PreconditionFailed):
+        await topology.calls.run(Queue.Declare(queue="other"))
+    assert not topology.ended.done()
