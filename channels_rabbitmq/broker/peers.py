@@ -6,6 +6,9 @@ time binds the askers' key before it asks, and waits a short while for answers f
 does not know; from then on each process that comes says hello under that key. A process that has
 gone is noticed when a message to its queue comes back. Version 4.0.1 binds none of these keys and
 is never asked.
+
+A question is repeated until it is answered, as a queue may be full or a connection end. It has an
+id, so that no process carries it out twice.
 """
 
 from __future__ import annotations
@@ -13,24 +16,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 from channels.exceptions import StopConsumer
 
-from ..amqp.futures import in_time, retrieve
+from ..amqp.futures import retrieve
 from ..config.options import Options
 from ..errors import (
-    ChannelClosed,
-    ChannelClosedByServer,
-    ConnectionClosed,
+    AmqpError,
     LoopEnded,
     MessageReturned,
+    NotAnswered,
+    NotConnected,
     ServerSentNack,
 )
+from ..local.background import Background
+from ..local.state import LocalState
 from ..log import RateLimitedWarning
 from ..wire.messages import GROUP_KEY, Message
 from ..wire.serializers import Codec
+from .groups import Groups
+from .normal_channels import NormalChannels
 from .recovery import Recovery
 from .topology import Topology
 
@@ -53,8 +60,6 @@ _NAMES_PER_PART = 2000
 _REMEMBERED = 256
 #: Bytes of one message; far below what any RabbitMQ takes.
 _MOST_BYTES = 4 * 1024 * 1024
-
-_ENDED = (ConnectionClosed, ChannelClosed, ChannelClosedByServer)
 
 
 def control_key(prefix: str) -> str:
@@ -122,37 +127,42 @@ class Answers:
             self.news.set()
 
 
-#: Does what is asked, and gives the names for the answer.
-Serve = Callable[[Question], Awaitable[Iterable[str]]]
-
-
 class Peers:
-    """One process's side of it, on the hub's event loop."""
+    """One process's side of it, on one event loop: asks, and does what others ask for."""
 
     def __init__(
-        self, options: Options, codec: Codec, queue_name: str, recovery: Recovery, serve: Serve
+        self,
+        options: Options,
+        codec: Codec,
+        queue_name: str,
+        recovery: Recovery,
+        state: LocalState,
+        groups: Groups,
+        normal: NormalChannels,
     ) -> None:
+        self._options = options
         self._exchange = options.groups_exchange
         self._control_key = control_key(options.prefix)
         self._askers_key = askers_key(options.prefix)
         self._codec = codec
         self._queue_name = queue_name
         self._recovery = recovery
-        self._serve = serve
+        self._state = state
+        self._groups = groups
+        self._normal = normal
         self._loop = asyncio.get_running_loop()
         #: The queues of the other processes that were heard of.
         self._known: set[str] = set()
-        #: The session in which the askers' key is bound.
+        #: The topology on which the askers' key is bound.
         self._listening: Topology | None = None
         #: Until when processes that are not known may answer; in the clock of the loop.
         self._discovered_at: float | None = None
         self._asked: dict[str, Answers] = {}
         #: The questions that were asked of this process lately; None while one is carried out.
         self._served: dict[str, list[str] | None] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background(self._loop)
         self._warn = RateLimitedWarning(logger)
-
-    # The session
+        self._warn_unanswered = RateLimitedWarning(logger)
 
     def topology_started(self, topology: Topology) -> None:
         """Say hello to those who ask."""
@@ -162,16 +172,86 @@ class Peers:
 
     def cancel(self) -> None:
         """Answer nothing more."""
-        for task in self._tasks:
-            task.cancel()
+        self._background.cancel()
+
+    # What may be asked
+
+    async def group_members(self, group: str, timeout: float) -> list[str]:
+        """All channels in a group, as far as the processes answer in time."""
+        own = self._members(group)
+        answers = await self._ask_all(Question(MEMBERS, group), timeout)
+        if not answers.complete:
+            self._warn_unanswered(
+                "group_members(%r): %d processes did not answer within %g s%s",
+                group,
+                len(answers.missing),
+                timeout,
+                answers.remark,
+            )
+        return sorted(answers.names.union(own))
+
+    async def flush(self) -> None:
+        """Empty all channels and groups, of every process, within ``send_timeout``."""
+        timeout = self._options.send_timeout
+        due = self._loop.time() + timeout
+        try:
+            await self._flush()
+        except TimeoutError:
+            raise NotConnected("RabbitMQ is away") from None
+        answers = await self._ask_all(Question(FLUSH), max(due - self._loop.time(), 0))
+        if not answers.complete:
+            raise NotAnswered(
+                f"{len(answers.missing)} processes did not flush within send_timeout "
+                f"({timeout:g} s){answers.remark}"
+            )
+
+    async def group_add(self, process: str, group: str, channel: str) -> None:
+        """Have another process add its channel to a group; nothing happens if it has gone."""
+        await self._ask_one(process, Question(JOIN, group, channel))
+
+    async def group_discard(self, process: str, group: str, channel: str) -> None:
+        """Have another process take its channel out of a group."""
+        await self._ask_one(process, Question(LEAVE, group, channel))
+
+    # Doing it
+
+    async def _serve(self, question: Question) -> list[str]:
+        """Do what another process asks for; give the names for the answer."""
+        group, channel = question.group, question.channel
+        if question.what == MEMBERS:
+            return self._members(group)
+        if question.what == FLUSH:
+            await self._flush()
+        elif channel.startswith(f"{self._queue_name}!"):
+            if question.what == JOIN:
+                await self._groups.add(group, channel)
+            elif question.what == LEAVE:
+                self._groups.discard(group, channel)
+        return []
+
+    def _members(self, group: str) -> list[str]:
+        state = self._state
+        return [*state.memberships.members(group), *state.normal_memberships.members(group)]
+
+    async def _flush(self) -> None:
+        """Empty all channels and groups of this process, and the normal channels it used."""
+        async with asyncio.timeout(self._options.send_timeout):
+            await self._recovery.run(self._flush_on)
+
+    async def _flush_on(self, topology: Topology) -> None:
+        self._groups.clear()
+        await topology.purge()
+        self._groups.clear()  # of what was delivered, or joined, before the queue was empty
+        await self._normal.flush(topology)
 
     # Asking
 
-    async def ask_all(self, question: Question, timeout: float) -> Answers:
+    async def _ask_all(self, question: Question, timeout: float) -> Answers:
         """Ask every other process; end once all that are known have answered, or in time."""
         answers = self._asked[question.id] = Answers(question)
         try:
-            await in_time(self._ask_all(answers), timeout)
+            async with asyncio.timeout(timeout):
+                await self._recovery.run(partial(self._ask_all_on, answers))
         except TimeoutError:
             pass
         finally:
@@ -179,17 +259,7 @@ class Peers:
         answers.missing = self._known - answers.answered
         return answers
 
-    async def _ask_all(self, answers: Answers) -> None:
-        while True:
-            topology = await self._recovery.wait_topology()
-            try:
-                await self._ask_all_on(topology, answers)
-                return
-            except _ENDED:
-                await asyncio.shield(topology.ended)
-                await asyncio.sleep(0)  # until the link has noticed
-
-    async def _ask_all_on(self, topology: Topology, answers: Answers) -> None:
+    async def _ask_all_on(self, answers: Answers, topology: Topology) -> None:
         if self._listening is not topology:
             await topology.bind(self._askers_key).follow()
             self._listening = topology
@@ -210,7 +280,7 @@ class Peers:
             pause = delay if waiting else self._discovered_at - now
             if not await _wait(answers.news, pause) and waiting:
                 for process in self._known - answers.answered:
-                    await self._remind(topology, process, body)
+                    await self._remind(process, body, topology)
                 delay = min(2 * delay, longest)
 
     async def _try_publish(self, topology: Topology, key: str, body: bytes) -> bool:
@@ -220,7 +290,7 @@ class Peers:
             return False  # the queue of at least one process is full
         return True
 
-    async def _remind(self, topology: Topology, process: str, body: bytes) -> bool:
+    async def _remind(self, process: str, body: bytes, topology: Topology) -> bool:
         """Ask one process again; False if it has gone."""
         try:
             await topology.publish_mandatory("", process, body)
@@ -231,32 +301,23 @@ class Peers:
             pass  # it is full; perhaps not the next time
         return True
 
-    async def ask_one(self, process: str, question: Question, timeout: float) -> bool:
-        """Ask the process that has a queue; False if there is no such process.
-
-        Raises :class:`asyncio.TimeoutError` if it did not answer in time.
-        """
+    async def _ask_one(self, process: str, question: Question) -> None:
+        """Ask the process that has a queue, until it answers, or is found to have gone."""
         answers = self._asked[question.id] = Answers(question)
+        remind = partial(self._remind, process, self._encode_question(question))
+        timeout = self._options.send_timeout
+        delay, longest = _REMIND
         try:
-            return await in_time(self._ask_one(process, answers), timeout)
+            async with asyncio.timeout(timeout):
+                while not answers.answered and await self._recovery.run(remind):
+                    delay = min(2 * delay, longest)
+                    await _wait(answers.news, delay)
+        except TimeoutError:
+            raise NotAnswered(
+                f"process {process} did not answer within send_timeout ({timeout:g} s)"
+            ) from None
         finally:
             del self._asked[question.id]
-
-    async def _ask_one(self, process: str, answers: Answers) -> bool:
-        body = self._encode_question(answers.question)
-        delay, longest = _REMIND
-        while not answers.answered:
-            topology = await self._recovery.wait_topology()
-            try:
-                if not await self._remind(topology, process, body):
-                    return False
-            except _ENDED:
-                await asyncio.shield(topology.ended)
-                await asyncio.sleep(0)  # until the link has noticed
-                continue
-            delay = min(2 * delay, longest)
-            await _wait(answers.news, delay)
-        return True
 
     # Being asked
 
@@ -286,11 +347,11 @@ class Peers:
         self._known.add(sender)
         if question.id not in self._served:
             self._remember(question)
-            self._spawn(self._carry_out(sender, question))
+            self._background.spawn(self._carry_out(sender, question))
             return
         names = self._served[question.id]
         if names is not None:
-            self._spawn(self._answer(sender, question.id, names))
+            self._background.spawn(self._answer(sender, question.id, names))
 
     def _remember(self, question: Question) -> None:
         self._served[question.id] = None
@@ -299,10 +360,10 @@ class Peers:
 
     async def _carry_out(self, sender: str, question: Question) -> None:
         try:
-            names = list(await self._serve(question))
+            names = await self._serve(question)
         except (LoopEnded, StopConsumer):
             return  # the asker does without this process, or asks where it lives next
-        except (TimeoutError, *_ENDED) as err:
+        except (TimeoutError, AmqpError) as err:
             # It is asked again, for as long as the other side waits.
             self._served.pop(question.id, None)
             self._warn("Could not do what another process asked for (%s): %s", question.what, err)
@@ -325,11 +386,11 @@ class Peers:
                     "names": names[start : start + _NAMES_PER_PART],
                 },
             )
-            topology = await self._recovery.wait_topology()
             try:
+                topology = await self._recovery.wait_topology()
                 await topology.publish_mandatory("", sender, body)
-            except (ServerSentNack, *_ENDED):
-                return  # whoever asked is full, and asks again; or has gone
+            except (AmqpError, LoopEnded, StopConsumer):
+                return  # whoever asked is full, and asks again; or it, or this process, has gone
 
     def _handle_answer(self, sender: str, message: Message) -> None:
         self._known.add(sender)
@@ -361,17 +422,12 @@ class Peers:
     def _encode(self, kind: str, message: Message) -> bytes:
         return self._codec.encode(GROUP_KEY, kind, message, _MOST_BYTES)
 
-    def _spawn(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(retrieve)
-
 
 async def _wait(news: asyncio.Event, seconds: float) -> bool:
     """Wait for news, for so long; whether there are some."""
     try:
-        await in_time(news.wait(), max(seconds, 0))
+        async with asyncio.timeout(max(seconds, 0)):
+            await news.wait()
     except TimeoutError:
         return False
     news.clear()

@@ -15,7 +15,7 @@ from ..amqp.futures import in_time
 from ..amqp.protocol import Protocol
 from ..broker.groups import Groups
 from ..broker.normal_channels import NormalChannels
-from ..broker.peers import FLUSH, JOIN, LEAVE, MARK, MEMBERS, Peers, Question, control_key
+from ..broker.peers import MARK, Peers, control_key
 from ..broker.recovery import Recovery
 from ..broker.topology import Topology
 from ..config.options import Options
@@ -24,7 +24,6 @@ from ..errors import (
     ChannelClosedByServer,
     ConnectionClosed,
     LoopEnded,
-    NotAnswered,
     NotConnected,
     ServerSentNack,
 )
@@ -92,13 +91,14 @@ class LoopLayer:
         #: One for each kind of error.
         self._warn_bad_message: dict[type, RateLimitedWarning] = {}
         self._warn_group_dropped = RateLimitedWarning(logger)
-        self._warn_unanswered = RateLimitedWarning(logger)
         self.recovery = Recovery(options, queue_name, self)
         self.normal = NormalChannels(options, codec, self.recovery, state, self._warn_bad)
-        self._peers = Peers(options, codec, queue_name, self.recovery, self._serve)
         self._hooks = Hooks(options)
         self._housekeeping = Housekeeping(options, state, self.loop)
         self.groups = Groups(options, state, self.recovery, self.loop)
+        self._peers = Peers(
+            options, codec, queue_name, self.recovery, state, self.groups, self.normal
+        )
 
     def __repr__(self) -> str:
         return f"<LoopLayer: {self.recovery!r}, {self._mailboxes!r}>"
@@ -299,73 +299,19 @@ class LoopLayer:
 
     async def group_members(self, group: str, timeout: float) -> list[str]:
         """All channels in a group, as far as the processes answer in time."""
-        own = self._members(group)
-        answers = await self._peers.ask_all(Question(MEMBERS, group), timeout)
-        if not answers.complete:
-            self._warn_unanswered(
-                "group_members(%r): %d processes did not answer within %g s%s",
-                group,
-                len(answers.missing),
-                timeout,
-                answers.remark,
-            )
-        return sorted(answers.names.union(own))
+        return await self._peers.group_members(group, timeout)
 
     async def flush(self) -> None:
         """Empty all channels and groups, of every process."""
-        due = self.loop.time() + self._options.send_timeout
-        try:
-            await self._in_time(self._flush())
-        except TimeoutError:
-            raise NotConnected("RabbitMQ is away") from None
-        answers = await self._peers.ask_all(Question(FLUSH), max(due - self.loop.time(), 0))
-        if not answers.complete:
-            raise NotAnswered(
-                f"{len(answers.missing)} processes did not flush within send_timeout"
-                f"{answers.remark}"
-            )
+        await self._peers.flush()
 
     async def group_add_elsewhere(self, process: str, group: str, channel: str) -> None:
         """Have another process add its channel to a group; nothing happens if it has gone."""
-        await self._ask_one(process, Question(JOIN, group, channel))
+        await self._peers.group_add(process, group, channel)
 
     async def group_discard_elsewhere(self, process: str, group: str, channel: str) -> None:
         """Have another process take its channel out of a group."""
-        await self._ask_one(process, Question(LEAVE, group, channel))
-
-    async def _ask_one(self, process: str, question: Question) -> None:
-        try:
-            await self._peers.ask_one(process, question, self._options.send_timeout)
-        except TimeoutError:
-            raise NotAnswered("the process of the channel did not answer in time") from None
-
-    async def _serve(self, question: Question) -> list[str]:
-        """Do what another process asks for."""
-        group, channel = question.group, question.channel
-        if question.what == MEMBERS:
-            return self._members(group)
-        if question.what == FLUSH:
-            await self._in_time(self._flush())
-        elif channel.startswith(f"{self._queue_name}!"):
-            if question.what == JOIN:
-                await self.groups.add(group, channel)
-            elif question.what == LEAVE:
-                self.groups.discard(group, channel)
-        return []
-
-    def _members(self, group: str) -> list[str]:
-        state = self._state
-        return [*state.memberships.members(group), *state.normal_memberships.members(group)]
-
-    async def _flush(self) -> None:
-        """Empty all channels and groups of this process, and the normal channels it used."""
-        await self.recovery.run(self._flush_on)
-
-    async def _flush_on(self, topology: Topology) -> None:
-        self.groups.clear()
-        await topology.purge()
-        self.groups.clear()
-        await self.normal.flush(topology)
+        await self._peers.group_discard(process, group, channel)
 
     # The connection, and the end
 

@@ -1,34 +1,386 @@
-"""The delays between attempts to connect."""
+"""Connecting again for ever, and what waits for that."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
+import logging
+import struct
+import threading
+from typing import Any
 
+import pytest
+from channels.exceptions import StopConsumer
 from hypothesis import given
 from hypothesis import strategies as st
+from pamqp.commands import Basic, Connection, Queue
 
-from channels_rabbitmq.broker.recovery import FIRST_DELAY, LONGEST_DELAY, delays
+from channels_rabbitmq.amqp.frames import Method
+from channels_rabbitmq.broker import recovery as module
+from channels_rabbitmq.broker.recovery import (
+    LONGEST_DELAY,
+    RECOVERY_MOVES,
+    RecoveryState,
+    delays,
+)
+from channels_rabbitmq.broker.topology import Topology
+from channels_rabbitmq.errors import (
+    AccessRefused,
+    ConnectionClosed,
+    LoopEnded,
+    NotFound,
+    ServerSentNack,
+)
+from tests.helpers.support import until
+
+from .fake_rabbit import FakeRabbit
+from .process import Process, process
 
 
-def test_grow_to_the_longest() -> None:
-    """Without jitter the delays double from half a second up to thirty seconds, and stay there."""
-    found = list(itertools.islice(delays(lambda low, high: high), 9))
+class TestDelays:
+    """The delays between attempts to connect."""
 
-    assert found == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    @pytest.fixture(autouse=True)
+    def usual_delays(self, short_delays: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Begin with what the package has."""
+        monkeypatch.undo()
+
+    def test_grow_to_the_longest(self) -> None:
+        """Without jitter they double from half a second up to thirty seconds, and stay there."""
+        found = list(itertools.islice(delays(lambda low, high: high), 9))
+        assert found == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+
+    def test_jitter_spreads_processes(self) -> None:
+        """Processes that lost RabbitMQ at the same moment do not come back at the same moment."""
+        assert len({next(delays()) for _ in range(50)}) > 40
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
-def test_stay_in_bounds(parts: list[float]) -> None:
+def test_delays_stay_in_bounds(parts: list[float]) -> None:
     """Whatever the jitter, no delay is under half of the first or over the longest."""
     drawn = iter(parts)
     found = list(
         itertools.islice(delays(lambda low, high: low + next(drawn) * (high - low)), len(parts))
     )
-
-    assert all(FIRST_DELAY / 2 <= delay <= LONGEST_DELAY for delay in found)
+    assert all(module.FIRST_DELAY / 2 <= delay <= LONGEST_DELAY for delay in found)
     assert len(found) == len(parts)
 
 
-def test_jitter_spreads_processes() -> None:
-    """Processes that lost RabbitMQ at the same moment do not come back at the same moment."""
-    assert len({next(delays()) for _ in range(50)}) > 40
+def test_every_state_has_its_moves() -> None:
+    """The table has every state, and only CLOSED is final."""
+    assert set(RECOVERY_MOVES) == set(RecoveryState)
+    assert [state for state, moves in RECOVERY_MOVES.items() if not moves] == [RecoveryState.CLOSED]
+
+
+class TestConnecting:
+    """From nothing to a live topology, and back to one."""
+
+    async def test_live(self, rabbit: FakeRabbit, port: int) -> None:
+        """The listener hears of the topology, which has its routing keys bound."""
+        async with process(port) as here:
+            assert here.events == ["started"]
+            assert here.recovery.state is RecoveryState.LIVE
+            assert repr(here.recovery) == f"<Recovery {here.queue_name} live>"
+            assert list(rabbit.queues) == [here.queue_name]
+        assert here.events == ["started"]
+        assert here.recovery.state is RecoveryState.CLOSED
+        assert not rabbit.links
+
+    async def test_again(
+        self, rabbit: FakeRabbit, port: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """After the connection was lost there is another, with the same queue and its groups."""
+        caplog.set_level(logging.INFO)
+        async with process(port) as here:
+            first = here.recovery.topology
+            await here.groups.add("room", f"{here.queue_name}!a")
+            rabbit.cut()
+            await until(lambda: here.recovery.topology not in (None, first))
+            assert here.events == ["started", "ended", "started"]
+            assert rabbit.bound() == {"room": [here.queue_name]}
+        assert caplog.text.count("Connected to RabbitMQ at 127.0.0.1") == 2
+        assert "Lost RabbitMQ; connecting again. RabbitMQ closed the socket" in caplog.text
+
+    async def test_closed_by_the_user(self, port: int, caplog: pytest.LogCaptureFixture) -> None:
+        """A user who closes the connection gets another; that is no warning."""
+        caplog.set_level(logging.INFO)
+        async with process(port) as here:
+            first = here.recovery.topology
+            assert first is not None
+            first.protocol.close()
+            await until(lambda: here.recovery.topology not in (None, first))
+        assert "The connection to RabbitMQ was closed; connecting again" in caplog.text
+        assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+    async def test_what_joined_while_it_started(
+        self, rabbit: FakeRabbit, port: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A group that was joined after the keys were asked for is bound all the same."""
+        here = Process(port)
+        start = Topology.start
+
+        async def join_meanwhile(topology: Topology, keys: Any) -> None:
+            await start(topology, keys)
+            here.state.memberships.establish("late", f"{here.queue_name}!a", 0.0)
+
+        monkeypatch.setattr(Topology, "start", join_meanwhile)
+        await here.recovery.run(lambda topology: topology.bind("late").follow())
+        assert rabbit.bound() == {"late": [here.queue_name]}
+        await here.close()
+
+    async def test_failures_are_named(
+        self, rabbit: FakeRabbit, port: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """An attempt that fails says where and why, once; the next one may succeed."""
+        rabbit.refuse = lambda method: (
+            (403, "ACCESS_REFUSED - no") if isinstance(method, Basic.Consume) else None
+        )
+        here = Process(port)
+        await until(lambda: len(rabbit.seen(Basic.Consume)) >= 2)
+        rabbit.refuse = lambda method: None
+        await here.recovery.wait_topology()
+        await here.close()
+        assert caplog.text.count("Cannot connect to RabbitMQ; will try again.") == 1
+        assert f"127.0.0.1:{port}//" not in caplog.text
+        assert f"127.0.0.1:{port}/%2F: RabbitMQ closed the channel: 403" in caplog.text
+
+    async def test_name_that_does_not_resolve(self, caplog: pytest.LogCaptureFixture) -> None:
+        """It is named as well."""
+        here = Process(1, host="amqp://guest:guest@host.invalid")
+        await until(lambda: "Cannot connect" in caplog.text)
+        await here.close()
+        assert "host.invalid:5672/%2F: " in caplog.text
+
+    async def test_bug_while_it_starts(
+        self,
+        rabbit: FakeRabbit,
+        port: int,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """Whatever goes wrong, the connection is closed, as it keeps the queue's name locked."""
+        bugs = iter([struct_error(), None])
+
+        def keys(self: Process) -> list[str]:
+            error = next(bugs, None)
+            if error is not None:
+                raise error
+            return []
+
+        monkeypatch.setattr(Process, "routing_keys", keys)
+        async with process(port) as here:
+            assert here.events == ["started"]
+            await until(lambda: len(rabbit.links) == 1)
+        assert caplog.text.count("A bug in channels_rabbitmq; connecting again") == 1
+
+    async def test_bug_in_the_listener(
+        self, port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It costs the connection, and not the recovery."""
+        calls = itertools.count()
+
+        def fail_once(self: Process, topology: Topology) -> None:
+            self.events.append("started")
+            if next(calls) == 0:
+                raise ValueError
+
+        monkeypatch.setattr(Process, "topology_started", fail_once)
+        here = Process(port)
+        await until(lambda: here.events == ["started", "ended", "started"])
+        await here.close()
+        assert caplog.text.count("A bug in channels_rabbitmq; connecting again") == 1
+
+
+def struct_error() -> Exception:
+    """What packing a name that is too long raises."""
+    return struct.error("short string too long")
+
+
+class TestRun:
+    """``run()``: on a live topology, and again where that ended."""
+
+    async def test_waits(self, port: int) -> None:
+        """Before there is a topology it waits for one, and gives what the operation gives."""
+        here = Process(port)
+        assert here.recovery.topology is None
+
+        async def operation(topology: Topology) -> str:
+            return f"done on {topology is here.recovery.topology}"
+
+        assert await here.recovery.run(operation) == "done on True"
+        await here.close()
+
+    async def test_again_on_the_next(self, rabbit: FakeRabbit, port: int) -> None:
+        """What fails because the topology ended is done again on the next one."""
+        async with process(port) as here:
+            seen: list[Topology] = []
+
+            def operation(topology: Topology) -> asyncio.Future[Method]:
+                seen.append(topology)
+                if len(seen) <= 2:
+                    rabbit.silent = (Queue.Bind,)
+                    asyncio.get_running_loop().call_later(0.02, restart)
+                return topology.bind("room").follow()
+
+            def restart() -> None:
+                rabbit.silent = ()
+                rabbit.cut()
+
+            await here.recovery.run(operation)
+            assert len(set(seen)) == len(seen) == 3
+            assert seen[-1] is here.recovery.topology
+
+    async def test_before_the_recovery_knows(self, rabbit: FakeRabbit, port: int) -> None:
+        """An operation that fails at once, on a topology that just ended, makes no endless loop."""
+        async with process(port) as here:
+            topology = here.recovery.topology
+            assert topology is not None
+            tried: list[Topology] = []
+
+            async def operation(topology: Topology) -> None:
+                tried.append(topology)
+                if len(tried) == 1:
+                    rabbit.cut()
+                    await topology.bind("room").follow()  # its answer may still come
+                    await topology.bind("other").follow()
+                topology.require_live()
+
+            with contextlib.suppress(ConnectionClosed):
+                await here.recovery.run(operation)
+            assert len(tried) == 2
+
+    async def test_while_the_connection_closes(self, port: int) -> None:
+        """A call that is refused because the connection is closing waits for its end."""
+        async with process(port) as here:
+            first = here.recovery.topology
+            assert first is not None
+            first.protocol.close()
+            await here.recovery.run(
+                lambda topology: topology.calls.run(Queue.Declare(queue="other"))
+            )
+            assert here.recovery.topology is not first
+
+    @pytest.mark.parametrize(
+        "error", [ServerSentNack("full"), NotFound(404, "no queue"), ValueError()]
+    )
+    async def test_errors_of_the_operation(self, port: int, error: Exception) -> None:
+        """What the operation raises on a topology that lives is raised."""
+        async with process(port) as here:
+
+            async def operation(topology: Topology) -> None:
+                raise error
+
+            with pytest.raises(type(error)):
+                await asyncio.wait_for(here.recovery.run(operation), 5)
+
+    async def test_an_error_that_ended_the_topology(self, rabbit: FakeRabbit, port: int) -> None:
+        """A binding that is refused ends the topology; the next one may allow it."""
+        async with process(port) as here:
+            refusals = iter([(403, "ACCESS_REFUSED")])
+            rabbit.refuse = lambda method: (
+                next(refusals, None) if isinstance(method, Queue.Bind) else None
+            )
+            await here.recovery.run(lambda topology: topology.bind("room").follow())
+            assert here.events == ["started", "ended", "started"]
+
+    async def test_after_the_end(self, port: int) -> None:
+        """Those who wait, and those who come later, are told that it is closed."""
+        here = Process(port)
+
+        async def operation(topology: Topology) -> None:
+            raise AccessRefused(403, "never called")
+
+        waiting = asyncio.create_task(here.recovery.run(operation))
+        await asyncio.sleep(0)
+        await here.recovery.close()
+        for late in (waiting, here.recovery.run(operation)):
+            with pytest.raises(StopConsumer):
+                await late
+
+
+class TestEnd:
+    """The ends of a recovery: closed, cancelled with its loop, cut, or never begun."""
+
+    async def test_closed_while_connecting(self, rabbit: FakeRabbit, port: int) -> None:
+        """Nothing is left of the attempt; closing again does nothing."""
+        rabbit.silent = (Basic.Consume,)
+        here = Process(port)
+        await until(lambda: rabbit.seen(Basic.Consume))
+        await asyncio.gather(here.recovery.close(), here.recovery.close())
+        assert here.recovery.state is RecoveryState.CLOSED
+        await until(lambda: not rabbit.links)
+        assert here.events == []
+
+    async def test_closed_while_away(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The wait for the next attempt is cut short."""
+        monkeypatch.setattr(module, "FIRST_DELAY", 1000.0)
+        here = Process(1)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await here.recovery.wait_topology()
+        await asyncio.wait_for(here.recovery.close(), 5)
+
+    async def test_cancelled(self, rabbit: FakeRabbit, port: int) -> None:
+        """Cancelled, as by the end of its loop, it takes leave and tells those who wait."""
+        async with process(port) as here:
+            here.recovery.cancel()
+            await until(lambda: here.recovery.state is RecoveryState.CLOSED)
+            assert here.events == ["started", "recovery ended"]
+            with pytest.raises(LoopEnded):
+                await here.recovery.wait_topology()
+            assert not rabbit.links
+            here.recovery.cancel()  # does nothing
+
+    async def test_cancelled_before_it_began(self, port: int) -> None:
+        """It never ran, and tells it all the same."""
+        here = Process(port)
+        here.recovery.cancel()
+        with pytest.raises(LoopEnded):
+            await here.recovery.wait_topology()
+        assert here.events == ["recovery ended"]
+        await here.close()
+        assert here.recovery.state is RecoveryState.CLOSED
+
+    async def test_server_that_does_not_let_go(
+        self, rabbit: FakeRabbit, port: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Leaving does not wait for long, however often it is cancelled."""
+        monkeypatch.setattr(module, "_LEAVE_TIMEOUT", 0.1)
+        async with process(port) as here:
+            rabbit.silent = (Connection.Close,)
+            here.recovery.cancel()
+            await asyncio.sleep(0.05)
+            here.recovery._task.cancel()
+            await until(lambda: here.recovery.state is RecoveryState.CLOSED)
+
+    @pytest.mark.parametrize("live", [True, False])
+    async def test_cut(
+        self,
+        rabbit: FakeRabbit,
+        port: int,
+        monkeypatch: pytest.MonkeyPatch,
+        live: bool,
+    ) -> None:
+        """Cut from another thread, it connects no more, should its loop run again."""
+        here = Process(port if live else 1)
+        if live:
+            await here.recovery.wait_topology()
+        thread = threading.Thread(target=here.recovery.cut)
+        thread.start()
+        thread.join()
+        here.recovery.cut()  # once more does nothing
+        assert here.recovery.state is RecoveryState.CUT
+        await until(lambda: here.recovery.state is RecoveryState.CLOSED)
+        assert here.events == (["started"] if live else []) + ["recovery ended"]
+        with pytest.raises(LoopEnded):
+            await here.recovery.wait_topology()
+        here.recovery.cut()
+        await here.close()
+
+    async def test_disowned(self, rabbit: FakeRabbit, port: int) -> None:
+        """In a forked child the socket is closed without a word; here there is no child."""
+        here = Process(port)
+        here.recovery.disown()
+        await here.recovery.wait_topology()
+        await here.close()
