@@ -165,7 +165,7 @@ case ${1:-} in
         if [ "${CHANNELS_RABBITMQ_BROWSER:-}" = required ]; then need Chromium "$chromium" has_browser; fi
         has_browser >/dev/null || {
             echo "==> Left out: the tests in a browser (there is no chromium with chromedriver)"
-            export TOX_SKIP_ENV=browser
+            export TOX_SKIP_ENV="${TOX_SKIP_ENV:+$TOX_SKIP_ENV|}browser"
         }
         # Two environments at a time: tests mostly wait. At a terminal, tox itself shows what runs.
         echo "==> Lint, types, package and tests, by tox"
