@@ -1,0 +1,192 @@
+"""The public API as users write it. mypy and pyright check this file; nothing runs it.
+
+Each line with ``type: ignore`` is a mistake that type checkers have to find: they complain about
+the comment otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from typing import Any, assert_type
+
+import carehare
+
+from channels_rabbitmq import errors
+from channels_rabbitmq.config.options import Config
+from channels_rabbitmq.connection import Connection, Consumer
+from channels_rabbitmq.core import RabbitmqChannelLayer
+
+
+async def plain_hook_may_be_async() -> None:
+    """A hook."""
+
+
+def plain_hook() -> int:
+    """A hook, of whose result nothing becomes."""
+    return 0
+
+
+# CONFIG
+
+
+EVERY_OPTION: Config = {
+    "host": ["amqp://guest:guest@one", "amqp://guest:guest@two"],
+    "ssl_context": ssl.create_default_context(),
+    "expiry": 60,
+    "local_capacity": 100,
+    "local_expiry": None,
+    "remote_capacity": 100,
+    "groups_exchange": "groups",
+    "send_timeout": 2.5,
+    "max_message_size": 1024,
+    "prefix": "project",
+    "group_expiry": 86400,
+    "capacity": 100,
+    "channel_capacity": {"thumbnails": 1000, re.compile(r".+!"): 50},
+    "symmetric_encryption_keys": ["secret"],
+    "serializer_format": "json",
+    "on_disconnect": plain_hook,
+    "on_reconnect": plain_hook_may_be_async,
+}
+GLOBS_ONLY: Config = {"channel_capacity": {"thumbnails": 1000}, "host": "amqp://localhost"}
+
+MISSPELT: Config = {"expiri": 5}  # type: ignore[typeddict-unknown-key]
+WRONG_TYPE: Config = {"expiry": "5"}  # type: ignore[typeddict-item]
+WRONG_CAPACITY: Config = {"channel_capacity": {"a": "b"}}  # type: ignore[dict-item]
+
+
+def make() -> None:
+    """The ways to make a layer, and what cannot be one."""
+    RabbitmqChannelLayer()
+    RabbitmqChannelLayer("amqp://localhost")
+    RabbitmqChannelLayer(["amqp://one", "amqp://two"], expiry=5)
+    RabbitmqChannelLayer(host="amqp://localhost", ssl_context=ssl.create_default_context())
+    RabbitmqChannelLayer(**EVERY_OPTION)
+
+    RabbitmqChannelLayer(expiri=5)  # type: ignore[call-arg]
+    RabbitmqChannelLayer(local_capacity="100")  # type: ignore[arg-type]
+    RabbitmqChannelLayer(on_reconnect="print")  # type: ignore[arg-type]
+    RabbitmqChannelLayer(5)  # type: ignore[arg-type]
+
+
+# The layer
+
+
+async def channels(layer: RabbitmqChannelLayer) -> None:
+    """The specification's methods."""
+    channel = assert_type(await layer.new_channel(), str)
+    await layer.new_channel("prefix")
+    assert_type(await layer.send(channel, {"type": "chat", "list": [1, {"a": b"b"}]}), None)
+    message = assert_type(await layer.receive(channel), dict[str, Any])
+    message["seen"] = True
+
+    texts: dict[str, str] = {"type": "chat"}
+    await layer.send(channel, texts)
+    await layer.group_send("room", texts)
+    await layer.send_group("room", texts)
+
+    await layer.send(channel, {1: "a"})  # type: ignore[dict-item]
+    await layer.send(channel, [("type", "chat")])  # type: ignore[arg-type]
+    await layer.send(b"channel", {})  # type: ignore[arg-type]
+    await layer.group_send("room", None)  # type: ignore[arg-type]
+
+
+async def groups(layer: RabbitmqChannelLayer, channel: str) -> None:
+    """Groups, and what is done with all of them."""
+    assert_type(await layer.group_add("room", channel), None)
+    assert_type(await layer.group_discard("room", channel), None)
+    assert_type(await layer.group_members("room"), list[str])
+    assert_type(await layer.group_members("room", timeout=0.5), list[str])
+    assert_type(await layer.flush(), None)
+    assert_type(await layer.close(), None)
+
+    await layer.group_add("room")  # type: ignore[call-arg]
+
+
+async def receive_many(layer: RabbitmqChannelLayer, names: list[str]) -> None:
+    """Several channels at once."""
+    name, message = await layer.receive_many(names)
+    if name is not None and message is not None:
+        assert_type(name, str)
+        assert_type(message, dict[str, Any])
+    assert_type(await layer.receive_many_blocking(names), tuple[str, dict[str, Any]])
+
+
+def attributes(layer: RabbitmqChannelLayer) -> None:
+    """What can be read."""
+    assert_type(layer.queue_name, str)
+    assert_type(layer.extensions, list[str])
+    assert_type(layer.options.expiry, float)
+    assert_type(layer.group_expiry, int)
+
+
+# The connection
+
+
+async def publish(layer: RabbitmqChannelLayer) -> None:
+    """Jobs, by the layer's connection."""
+    connection = assert_type(await layer.current_connection, Connection)
+    as_carehare: carehare.Connection = connection
+    assert_type(await layer.carehare_connection, Connection)
+    assert_type(as_carehare.publish(b"job"), asyncio.Future[None])
+
+    future = assert_type(connection.publish(b"job"), asyncio.Future[None])
+    await asyncio.wait([future], timeout=1)
+    await asyncio.gather(*[connection.publish(b"job", routing_key="jobs") for _ in range(5)])
+    assert_type(
+        await connection.publish(
+            b"job",
+            exchange_name="",
+            routing_key="jobs",
+            mandatory=True,
+            delivery_mode=2,
+            content_type="application/json",
+            headers={"a": 1},
+        ),
+        None,
+    )
+    await connection.queue_declare("jobs", durable=True, arguments={"x-max-length": 5})
+    await connection.exchange_declare("events", exchange_type="topic")
+    await connection.queue_bind("jobs", "events", routing_key="#")
+    await connection.queue_unbind("jobs", "events", routing_key="#")
+
+    connection.publish("job")  # type: ignore[arg-type]
+    connection.publish(b"job", routing="jobs")  # type: ignore[call-arg]
+    connection.publish(b"job", delivery_mode="2")  # type: ignore[arg-type]
+    await connection.queue_declare("jobs", durabel=True)  # type: ignore[call-arg]
+
+
+async def consume(connection: Connection) -> None:
+    """A worker."""
+    async with connection.acking_consumer("jobs", prefetch_count=5) as consumer:
+        assert_type(consumer, Consumer)
+        async for job in consumer:
+            assert_type(job, bytes)
+            break
+        body, tag = assert_type(await consumer.next_delivery(), tuple[bytes, int])
+        assert_type(body, bytes)
+        consumer.ack(tag)
+    assert_type(connection.closed, asyncio.Future[None])
+
+
+# Errors
+
+
+async def handle(layer: RabbitmqChannelLayer) -> None:
+    """All errors have one base; codes and texts are typed."""
+    try:
+        await layer.send("channel", {"type": "chat"})
+    except errors.NotConnected as err:
+        base: errors.RabbitmqError = err
+        assert_type(errors.is_retryable(base), bool)
+    except errors.NotFound as err:
+        refused: errors.ChannelClosedByServer = err
+        assert_type(refused.reply_code, int)
+        assert_type(refused.reply_text, str)
+    except errors.MessageReturned as err:
+        nack: carehare.ServerSentNack = err
+        assert_type(errors.describe(nack), str)
+    except (errors.ConnectionClosed, carehare.ConnectionClosed):
+        pass
