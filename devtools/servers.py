@@ -68,7 +68,10 @@ class Server(PrivateProcess):
 
 
 class RedisServer(Server):
-    """A Redis that keeps everything in memory. https://redis.io/docs/latest/operate/oss_and_stack/"""
+    """A Redis that keeps everything in memory.
+
+    https://redis.io/docs/latest/operate/oss_and_stack/
+    """
 
     name = "Redis"
     package = program = "redis-server"
@@ -145,7 +148,10 @@ class PostgresServer(Server):
 
 
 class NatsServer(Server):
-    """A NATS that takes messages of up to 8 MiB. https://docs.nats.io/running-a-nats-service"""
+    """A NATS that takes messages of up to 8 MiB.
+
+    https://docs.nats.io/running-a-nats-service
+    """
 
     name = "NATS"
     package = program = "nats-server"

@@ -361,10 +361,12 @@ def test_message_with_properties() -> None:
 
 
 def deliver_method() -> bytes:
+    """A ``basic.deliver`` for the channel 1."""
     return pamqp.frame.marshal(pamqp.commands.Basic.Deliver("ctag", 1, False, "", "q"), 1)
 
 
 def header(body_size: int) -> bytes:
+    """A content header that announces that many bytes."""
     return pamqp.frame.marshal(pamqp.header.ContentHeader(body_size=body_size), 1)
 
 

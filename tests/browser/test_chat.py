@@ -120,6 +120,7 @@ def browser() -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def servers(browser: tuple[str, str], broker: Broker) -> Iterator[list[Server]]:
+    """Two servers of the chat, and a RabbitMQ behind them."""
     # Ports that no outgoing connection is given, so that a stopped server finds its own free.
     with chat_servers(broker.url, ports=(free_port(), free_port())) as running:
         yield running
@@ -148,6 +149,7 @@ def windows(
 
 @pytest.fixture
 def room() -> str:
+    """The name of a room that no other test is in."""
     return f"room-{secrets.token_hex(4)}"
 
 

@@ -89,6 +89,7 @@ def running(amqp_url: str | None, *, terminal: bool = False) -> Iterator[Demo]:
 
 
 def assert_all_ended(demo: Demo, count: int = 2) -> None:
+    """The demonstration had that many servers, and none of them runs any more."""
     assert len(demo.servers) == count, demo.text
     for pid in demo.servers:
         with pytest.raises(ProcessLookupError):

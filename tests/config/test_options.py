@@ -17,15 +17,18 @@ from channels_rabbitmq.config.options import DEFAULT_HOST, OPTIONS, Config, Opti
 
 
 def options(**config: object) -> Options:
+    """What a CONFIG means."""
     return Options.from_config(config)
 
 
 def endpoint(url: str, **config: object) -> Endpoint:
+    """The one endpoint that a URL stands for."""
     (only,) = options(host=url, **config).endpoints
     return only
 
 
 def error(**config: object) -> str:
+    """The text with which a CONFIG is refused."""
     with pytest.raises(ImproperlyConfigured) as raised:
         Options.from_config(config)
     return str(raised.value)

@@ -38,6 +38,7 @@ VIRTUAL_HOST = TEXT.filter(lambda text: 0 < len(text) <= 127 and len(text.encode
 
 
 def parts(endpoint: Endpoint) -> tuple[str, str, str, int, str]:
+    """What the path and the authority of a URL say."""
     return (
         endpoint.username,
         endpoint.password,

@@ -228,7 +228,6 @@ async def connected(script: Script, **changes: object) -> AsyncIterator[Connecti
 
     ``changes`` are to the endpoint. What is still open at the end is given up.
     """
-
     async with serve_open(script) as port:
         connection = unconnected(port, **changes)
         await connection.connect()

@@ -13,6 +13,7 @@ from tests.helpers.support import until
 
 
 def hooks(**config: object) -> Hooks:
+    """The hooks that a CONFIG names."""
     return Hooks(Options.from_config(config))
 
 

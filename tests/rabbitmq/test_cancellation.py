@@ -13,6 +13,7 @@ from tests.helpers.support import until
 
 
 async def cancel(task: asyncio.Task[object]) -> None:
+    """Cancel a task that was not done."""
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

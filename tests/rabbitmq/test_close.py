@@ -125,6 +125,7 @@ async def test_nothing_is_left(make_layer: MakeLayer, broker: Broker, vhost: str
 
 
 async def no_queue(broker: Broker, vhost: str) -> bool:
+    """Whether the virtual host has no queue."""
     return await rabbit.queue_names(broker, vhost) == []
 
 

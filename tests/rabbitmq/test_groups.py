@@ -63,6 +63,7 @@ async def test_one_binding_for_each_group(
 
 
 async def still_bound(broker: Broker, vhost: str, groups: list[str]) -> bool:
+    """Whether these are all groups that the process is bound to."""
     return [key for key, _ in await rabbit.bindings(broker, vhost)] == groups
 
 

@@ -13,6 +13,7 @@ from tests.helpers.support import until
 
 
 async def cut(layer: RabbitmqChannelLayer) -> None:
+    """Cut the layer's connection."""
     connection = await layer.current_connection
     connection.protocol.abort()  # type: ignore[union-attr]
 

@@ -266,6 +266,7 @@ async def test_a_killed_worker(amqp_url: str, make_layer: MakeLayer) -> None:
 
 
 async def send_all(layer: object, count: int) -> None:
+    """Send numbered messages, giving others a turn after each."""
     for n in range(count):
         await layer.send("jobs", {"n": n})  # type: ignore[attr-defined]
         await asyncio.sleep(0)
@@ -369,7 +370,6 @@ async def test_quiet_channels_are_served(make_layer: MakeLayer) -> None:
 
 async def test_refused_by_permissions(broker: Broker, vhost: str, make_layer: MakeLayer) -> None:
     """A user who may not make the queue gets RabbitMQ's refusal, and everything else works."""
-
     broker.api("PUT", "users/limited", {"password": "limited", "tags": ""})
     broker.api(
         "PUT",

@@ -92,6 +92,7 @@ async def test_cancelled(make_layer: MakeLayer) -> None:
 
 
 async def until_empty(layer: object, names: list[str], received: list[object]) -> None:
+    """Receive from any of the channels until all readers together have 60 messages."""
     while len(received) < 60:
         _, message = await asyncio.wait_for(
             layer.receive_many_blocking(names),  # type: ignore[attr-defined]

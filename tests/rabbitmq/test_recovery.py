@@ -155,6 +155,7 @@ def short_consumer_timeout(broker: Broker) -> Iterator[None]:
 
 
 def set_env(broker: Broker, settings: dict[str, int]) -> None:
+    """Change settings of the running broker."""
     calls = (f"application:set_env(rabbit, {name}, {value})" for name, value in settings.items())
     broker.ctl("eval", f"{', '.join(calls)}.")
 
@@ -269,6 +270,7 @@ def limited_user(broker: Broker, vhost: str) -> Iterator[str]:
 
 
 def permit(broker: Broker, vhost: str, *, read: str) -> None:
+    """Let the limited user read what the pattern names."""
     broker.api(
         "PUT",
         f"permissions/{vhost}/limited",

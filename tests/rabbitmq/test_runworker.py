@@ -47,6 +47,7 @@ class Command(PrivateProcess):
 
 
 async def connect(port: int) -> websockets.ClientConnection:
+    """Connect as soon as the server listens."""
     deadline = asyncio.get_running_loop().time() + 30
     while True:
         try:

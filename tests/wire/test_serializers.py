@@ -74,6 +74,7 @@ class HalfDone:
 
 
 def codec(**config: object) -> Codec:
+    """The codec that a CONFIG asks for."""
     return make_codec(Options.from_config(config))
 
 
