@@ -96,7 +96,9 @@ class NormalChannels:
         #: Whether a timer runs for binding again what is in groups.
         self._renews_groups = False
         self._warn_refused = RateLimitedWarning(logger)
-        self._warn_groups = RateLimitedWarning(logger)
+        self._warn_not_bound = RateLimitedWarning(logger)
+        self._warn_still_bound = RateLimitedWarning(logger)
+        self._warn_binding_refused = RateLimitedWarning(logger)
 
     # The topology comes and goes
 
@@ -293,7 +295,7 @@ class NormalChannels:
             async with asyncio.timeout(self._options.send_timeout):
                 await self._recovery.run(partial(self._bind_member, group, name))
         except TimeoutError:
-            self._warn_groups("Group %s is not bound yet: RabbitMQ is away", group)
+            self._warn_not_bound("Group %s is not bound yet: RabbitMQ is away", group)
         except BaseException:  # cancelled, or refused by RabbitMQ
             topology = self._recovery.topology
             if self._memberships.withdraw(group, name, claim) and topology is not None:
@@ -309,7 +311,7 @@ class NormalChannels:
             async with asyncio.timeout(self._options.send_timeout):
                 await self._recovery.run(partial(self._unbind, group, name))
         except TimeoutError:
-            self._warn_groups("%s may still be in group %s: RabbitMQ is away", name, group)
+            self._warn_still_bound("%s may still be in group %s: RabbitMQ is away", name, group)
 
     async def _bind_member(self, group: str, name: str, topology: Topology) -> None:
         if name not in self._memberships.members(group):
@@ -361,7 +363,9 @@ class NormalChannels:
             except _ENDED:
                 return
             except ChannelClosedByServer as err:
-                self._warn_groups("Cannot bind %s for group %s: %s", name, group, describe(err))
+                self._warn_binding_refused(
+                    "Cannot bind %s for group %s: %s", name, group, describe(err)
+                )
 
     # Flush, and the end
 
