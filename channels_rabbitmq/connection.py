@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Self, TypedDict, TypeGuard, TypeVar, Unpack
 
 import pamqp.commands
 
@@ -80,7 +80,8 @@ class Connection(carehare.Connection):
         self.protocol = protocol
         #: The way to that loop from others; None where no other loop uses the connection.
         self._portal = portal
-        #: What :attr:`closed` gave out last, on the protocol's loop.
+        #: What :attr:`closed` gave out last. Given out again on that loop, so that a program can
+        #: ask ``closed.done()`` at any time.
         self._closed: asyncio.Future[None] | None = None
         # The rest is used on the protocol's loop only.
         #: One publishing channel for each exchange, so that errors stay with the exchange.
@@ -112,10 +113,8 @@ class Connection(carehare.Connection):
     @property
     def closed(self) -> asyncio.Future[None]:
         """Done once the connection is closed; fails with why, unless we closed it."""
-        if not self._is_own_loop():
-            return self._submit(lambda: follow(self.protocol.closed))
-        if self._closed is None or self._closed.cancelled():
-            self._closed = follow(self.protocol.closed)
+        if not _can_be_given_again(self._closed):
+            self._closed = self._submit(lambda: follow(self.protocol.closed))
         return self._closed
 
     async def close(self) -> None:
@@ -399,16 +398,15 @@ class Consumer:
         self._held: int | None = None
         #: Set by :meth:`close`.
         self._closing = False
-        #: What :attr:`closed` gave out last, on the protocol's loop.
+        #: What :attr:`closed` gave out last. Given out again on that loop, so that a program can
+        #: ask ``closed.done()`` at any time.
         self._closed: asyncio.Future[None] | None = None
         connection._tell(self._begin)
 
     @property
     def closed(self) -> asyncio.Future[None]:
         """Done once the consumer is closed; fails with why, unless we closed it."""
-        if not self._connection._is_own_loop():
-            return self._connection._submit(lambda: self._engine().wait_closed())
-        if self._closed is None or self._closed.cancelled():
+        if not _can_be_given_again(self._closed):
             self._closed = self._connection._submit(lambda: self._engine().wait_closed())
         return self._closed
 
@@ -514,6 +512,15 @@ class Consumer:
 
     async def _next_delivery(self) -> Delivery:
         return await self._engine().next_delivery()
+
+
+def _can_be_given_again(closed: asyncio.Future[None] | None) -> TypeGuard[asyncio.Future[None]]:
+    """Whether a future that was given out before can be given out on the running loop."""
+    return (
+        closed is not None
+        and not closed.cancelled()
+        and closed.get_loop() is asyncio.get_running_loop()
+    )
 
 
 def _require_short_string(argument: str, value: str) -> str:

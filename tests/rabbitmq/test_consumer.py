@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pamqp.commands
@@ -11,15 +12,15 @@ import pytest
 from channels_rabbitmq.connection import Connection
 from channels_rabbitmq.errors import ChannelClosed, ChannelClosedByServer, ConnectionClosed
 from devtools.broker import Broker
-from tests.helpers.connections import connection_to, to_endpoint
+from tests.helpers.connections import LOOPS, connection_to, open_connection, to_same
 from tests.helpers.scripted import Peer, connected
 from tests.helpers.support import until
 
 
-@pytest.fixture
-async def connection(amqp_url: str) -> AsyncIterator[Connection]:
-    """An open connection with an empty queue named "q"."""
-    async with connection_to(amqp_url) as opened:
+@pytest.fixture(params=LOOPS)
+async def connection(amqp_url: str, request: pytest.FixtureRequest) -> AsyncIterator[Connection]:
+    """An open connection with an empty queue "q", on the test's event loop or on another."""
+    async with open_connection(amqp_url, request.param) as opened:
         await opened.queue_declare("q")
         yield opened
 
@@ -196,15 +197,10 @@ async def test_ack_and_close_at_once(connection: Connection) -> None:
     consumer.close()
     assert await left(connection, 2) == [b"2", b"3"]
 
-    async with connection_to_same(connection) as other:
+    async with to_same(connection) as other:
         consumer = other.acking_consumer("q")
         consumer.ack((await consumer.next_delivery())[1])
     assert await left(connection, 1) == [b"3"]
-
-
-def connection_to_same(connection: Connection) -> Connection:
-    """Another connection to the same virtual host."""
-    return to_endpoint(connection.protocol.endpoint)
 
 
 async def test_ack_of_what_was_not_delivered(connection: Connection) -> None:
@@ -262,6 +258,25 @@ async def test_cancelled_wait_loses_nothing(connection: Connection) -> None:
         first.cancel()
         consumer._engine()._handle_delivery(consumer._engine()._channel, 2, False, b"2")
         assert (await asyncio.wait_for(second, 10))[0] == b"2"
+
+
+async def test_cancelled_wait_on_another_loop_loses_nothing(amqp_url: str) -> None:
+    """A message that crosses the cancellation of its wait, between two loops, goes to the next."""
+    async with open_connection(amqp_url, "other loop") as connection:
+        await connection.queue_declare("q")
+        async with connection.acking_consumer("q", prefetch_count=1) as consumer:
+            waiting = asyncio.create_task(consumer.next_delivery())
+            await until(lambda: consumer._engine()._waiters)
+            publishing = connection.publish(b"1", routing_key="q")
+            await asyncio.sleep(0)
+            # This loop stands still until the message is on its way back to it.
+            while consumer._engine()._waiters:
+                time.sleep(0.01)  # noqa: ASYNC251
+            waiting.cancel()
+            await publishing
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert (await asyncio.wait_for(consumer.next_delivery(), 10))[0] == b"1"
 
 
 async def test_cancelled_wait_as_the_consumer_closes(connection: Connection) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-import carehare
 import pytest
 from channels.exceptions import StopConsumer
 
+from channels_rabbitmq.connection import Connection
 from channels_rabbitmq.errors import ConnectionClosed, NotFound, PreconditionFailed, ServerSentNack
 from devtools.broker import Broker
 from tests.helpers import rabbit
@@ -19,7 +19,7 @@ from tests.helpers.support import until
 async def test_publishing_a_job(make_layer: MakeLayer) -> None:
     """A job is published, with properties, and consumed, over the layer's connection."""
     connection = await make_layer().current_connection
-    assert isinstance(connection, carehare.Connection)
+    assert isinstance(connection, Connection)
     await connection.queue_declare("jobs", auto_delete=True)
     await connection.publish(b"task", routing_key="jobs", delivery_mode=2)
     async with connection.acking_consumer("jobs") as consumer:
@@ -58,7 +58,7 @@ async def test_waits_for_a_live_one(make_layer: MakeLayer, amqp_url: str) -> Non
         with pytest.raises(ConnectionClosed):
             await first.publish(b"a", routing_key="b")
 
-        async def connect() -> carehare.Connection:
+        async def connect() -> Connection:
             return await layer.current_connection
 
         waiting = asyncio.create_task(connect())
@@ -129,7 +129,7 @@ async def test_after_close(make_layer: MakeLayer) -> None:
     """After close() it raises StopConsumer, to those who wait as well."""
     layer = make_layer(host="amqp://guest:guest@127.0.0.1:1")
 
-    async def connect() -> carehare.Connection:
+    async def connect() -> Connection:
         return await layer.current_connection
 
     waiting = asyncio.create_task(connect())

@@ -8,11 +8,11 @@ import logging
 import time
 from collections.abc import Iterator
 
-import carehare
 import pamqp.commands
 import pytest
 
 from channels_rabbitmq.broker import topology
+from channels_rabbitmq.connection import Connection
 from channels_rabbitmq.core import RabbitmqChannelLayer
 from channels_rabbitmq.errors import ConnectionClosedByHeartbeatMonitor, NotConnected
 from devtools.broker import Broker
@@ -204,7 +204,7 @@ async def test_crashed_broker(make_layer: MakeLayer, broker: Broker) -> None:
     assert await asyncio.wait_for(receiving, 10) == {"n": 1}
 
 
-async def _await(awaitable: object) -> carehare.Connection:
+async def _await(awaitable: object) -> Connection:
     return await awaitable  # type: ignore[misc, no-any-return]
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 
-import carehare
 import pytest
 from asgiref.sync import async_to_sync
 
+from channels_rabbitmq.connection import Connection
 from channels_rabbitmq.errors import ChannelClosedByServer, ConnectionClosed, MessageReturned
 from tests.anywhere.scripts.prelude import home_threads, layer, sockets
 
 
 async def publish_job(number: int) -> None:
     connection = await layer.current_connection
-    assert isinstance(connection, carehare.Connection)
+    assert isinstance(connection, Connection)
     await connection.publish(b"job %d" % number, routing_key="anywhere-jobs", delivery_mode=2)
 
 
