@@ -356,6 +356,8 @@ class Connection(carehare.Connection):
         for name, value in properties.items():
             if name not in MessageProperties.__annotations__:
                 raise TypeError(f"publish() got an unexpected keyword argument {name!r}")
+            if isinstance(value, str):
+                _require_short_string(f"message property {name!r}", value)
             with _plain_errors(f"message property {name!r}"):
                 alone = pamqp.commands.Basic.Properties()
                 setattr(alone, name, value)
@@ -534,10 +536,13 @@ def _require_short_string(argument: str, value: str) -> str:
 
 @contextlib.contextmanager
 def _plain_errors(what: str) -> Iterator[None]:
-    """Turn whatever pamqp raises into TypeError or ValueError, without the values it may quote."""
+    """Turn whatever pamqp raises into TypeError or ValueError, without the values it may quote.
+
+    pamqp 3 and 4 differ in what they raise for the same value.
+    """
     try:
         yield
-    except TypeError:
+    except (AttributeError, TypeError):
         raise TypeError(f"{what} has a value that AMQP cannot carry") from None
-    except (ArithmeticError, AttributeError, RecursionError, struct.error):
+    except (ArithmeticError, RecursionError, struct.error):
         raise ValueError(f"{what} has a value that is out of range") from None

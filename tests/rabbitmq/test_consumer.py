@@ -313,7 +313,7 @@ async def test_polling_costs_no_memory(connection: Connection) -> None:
         for _ in range(3):
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(consumer.next_delivery(), 0.01)
-        assert not consumer._engine()._waiters
+        await until(lambda: not consumer._engine()._waiters)
 
 
 # The end
