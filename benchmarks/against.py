@@ -25,7 +25,7 @@ PACKAGE = "channels_rabbitmq"
 #: What is compared unless the command line names cases.
 USUAL = ("send", "plain", "group-1000")
 OTHER = "other"
-HEADER = ["case", "this tree", "other", "ratio", "CPU, ratio", ""]
+HEADER = ["case", "this tree", "other", "ratio", "lowest - highest", "CPU, ratio", ""]
 
 
 class NotComparable(Exception):
@@ -55,8 +55,10 @@ def row(results: Results, case: Case) -> list[str]:
             raise NotComparable(f"{case.key}, {peer}: {results.error(case.key, peer)}")
         cells.append(case.shown(spread.median))
     for figure in (case.figure, "cpu_us"):
-        ratio = results.ratio(case.key, OURS, OTHER, figure)
-        cells.append("" if ratio is None else f"{ratio:.3f}")
+        ratios = results.ratios(case.key, OURS, OTHER, figure)
+        cells.append("" if ratios is None else f"{ratios.median:.3f}")
+        if ratios is not None and figure == case.figure:
+            cells.append(f"{ratios.low:.3f} - {ratios.high:.3f}")
     return [*cells, ""]
 
 

@@ -95,10 +95,10 @@ def case_rows(results: Results, case: Case) -> list[list[str]]:
         spread = results.spread(case.key, peer, case.figure)
         if spread is not None:
             cpu = results.spread(case.key, peer, "cpu_us")
-            ratios = [results.ratio(case.key, peer, other, case.figure) for other in (OURS, LIMIT)]
+            ratios = [results.ratios(case.key, peer, other, case.figure) for other in (OURS, LIMIT)]
             median, low, high = map(case.shown, (spread.median, spread.low, spread.high))
             cells = [median, f"{low} - {high}", "" if cpu is None else number(cpu.median, 1)]
-            cells += ["" if ratio is None else number(ratio, 2) for ratio in ratios]
+            cells += ["" if ratio is None else number(ratio.median, 2) for ratio in ratios]
             rows.append([name, *cells, ""])
         elif peer in results.missing:
             rows.append([name, *[""] * 5, f"not available: {results.missing[peer]}"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -23,6 +23,11 @@ class Spread:
     median: float
     low: float
     high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self | None:
+        """Return the spread of some values; None if there are none."""
+        return cls(statistics.median(values), min(values), max(values)) if values else None
 
 
 @dataclass
@@ -61,17 +66,16 @@ class Results:
 
     def spread(self, case: str, peer: str, figure: str) -> Spread | None:
         """Return the median, the lowest and the highest of a figure; None if there is none."""
-        values = self.values(case, peer, figure)
-        return Spread(statistics.median(values), min(values), max(values)) if values else None
+        return Spread.of(self.values(case, peer, figure))
 
-    def ratio(
+    def ratios(
         self, case: str, peer: str, other: str, figure: str, other_figure: str | None = None
-    ) -> float | None:
-        """Return the median of one peer's figure over another's, each of one round."""
+    ) -> Spread | None:
+        """Compare one peer's figure with another's of the same round; None if there is none."""
         values = self.values(case, peer, figure)
         others = self.values(case, other, other_figure or figure)
-        ratios = [one / another for one, another in zip(values, others, strict=False)]
-        return statistics.median(ratios) if ratios else None
+        pairs = zip(values, others, strict=False)
+        return Spread.of([one / another for one, another in pairs])
 
     def replace(self, newer: Results) -> None:
         """Take another benchmark's figures for the cases that it measured."""
@@ -125,8 +129,9 @@ def judge(results: Results, target: Target) -> Verdict:
         medians = [spread.median for spread in spreads if spread is not None]
         complete = len(medians) == len(target.spread_over)
         return Verdict(target, max(medians) / min(medians) if complete else None)
-    if target.against is not None:
+    if target.against is None:
+        spread = results.spread(target.case, OURS, target.figure)
+    else:
         other = (target.against, target.figure, target.against_figure)
-        return Verdict(target, results.ratio(target.case, OURS, *other))
-    spread = results.spread(target.case, OURS, target.figure)
+        spread = results.ratios(target.case, OURS, *other)
     return Verdict(target, None if spread is None else spread.median)

@@ -146,7 +146,9 @@ def test_worker_hangs() -> None:
 def test_ratios_are_of_one_round() -> None:
     """A ratio compares figures of the same round: the machine changes between rounds."""
     found = results(ours=[100, 10, 1], other=[50, 5, 2])
-    assert found.ratio("send", "ours", "other", "rate") == 2
+    ratios = found.ratios("send", "ours", "other", "rate")
+    assert ratios is not None
+    assert (ratios.median, ratios.low, ratios.high) == (2, 0.5, 2)
     spread = found.spread("send", "ours", "rate")
     assert spread is not None
     assert (spread.median, spread.low, spread.high) == (10, 1, 100)
@@ -281,7 +283,7 @@ def test_against_unpacks_a_revision(tmp_path: Path) -> None:
 def test_against_compares_pairs() -> None:
     """A ratio is of two runs that followed each other, and the median of the pairs counts."""
     found = results(ours=[9, 11, 20], other=[10, 10, 10])
-    assert against.row(found, CASES[0]) == ["send", "11", "10", "1.100", "", ""]
+    assert against.row(found, CASES[0]) == ["send", "11", "10", "1.100", "0.900 - 2.000", "", ""]
     found.add("send", "other", {}, "fails: RuntimeError")
     with pytest.raises(against.NotComparable, match="send, other: fails: RuntimeError"):
         against.row(found, CASES[0])
