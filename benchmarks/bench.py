@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +17,7 @@ from devtools.servers import NatsServer, PostgresServer, RedisServer, Server
 
 from .cases import FEW_PEERS, QUICK_PEERS, Case
 from .peers import CAPACITY, PREFETCH, REQUIREMENTS, TOLD, Peer
-from .processes import STATE, run_worker
+from .processes import STATE, execute, run_worker
 from .results import LIMIT, Results
 
 #: When a quick run starts nothing more, and how long one of its runs may take, in seconds.
@@ -49,6 +47,7 @@ class Bench:
         self.quick = quick
         self.results = Results()
         self._started = time.monotonic()
+        self._load = os.getloadavg()[0]
         self._environments: dict[str, Environment] = {}
         self._servers: dict[str, PrivateProcess] = {}
 
@@ -152,21 +151,14 @@ class Bench:
     def _machine(self) -> dict[str, str]:
         """What the machine is, which the figures mean nothing without."""
         code = "import json, pyperf; print(json.dumps(pyperf.Run([1.0]).get_metadata()))"
-        told = json.loads(
-            subprocess.run(
-                [self._environments["ours"].python, "-c", code],
-                capture_output=True,
-                check=True,
-                env=environments.clean_environ(),
-            ).stdout
-        )
+        told, _ = execute([str(self._environments["ours"].python), "-c", code], TIMEOUT)
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
         return {
             "processors": f"{told['cpu_count']} x {told.get('cpu_model_name', 'unknown')}",
             "memory": f"{memory:.0f} GiB",
-            "system": told["platform"],
+            "system": str(told["platform"]),
             "python": f"{told['python_implementation']} {told['python_version']}",
-            "load before": f"{told['load_avg_1min']:.1f}",
+            "load before": f"{self._load:.1f}",
         }
 
 

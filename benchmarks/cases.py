@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from .spec import Spec
 
@@ -28,7 +29,7 @@ UNITS: Mapping[str, Unit] = {
     "worst_ms": Unit("ms", 1),
 }
 
-#: Who takes part in what is not a case for all peers; in a quick run.
+#: Who takes part in what is not a case for all peers, and in a quick run.
 FEW_PEERS = ("ours", "4.0.1", "redis-pubsub", "nats")
 QUICK_PEERS = ("ours", "redis-pubsub")
 
@@ -90,45 +91,27 @@ _ASYNCIO = "asyncio itself, without a network"
 _BRIDGE = "the least of bridges to an asyncio publisher"
 
 
-def _send(key: str, size: int, text: str, main: bool = False, quick: bool = True) -> Case:
-    return Case(
-        key,
-        f"send -> receive, 100 concurrent senders, {text} text",
-        {"senders": 100, "payload": size},
-        "send",
-        limit=_BROKER,
-        growth=("payload", size),
-        main=main,
-        quick=quick,
-    )
+def _send(key: str, size: int, text: str, **more: Any) -> Case:
+    title = f"send -> receive, 100 concurrent senders, {text} text"
+    params = {"senders": 100, "payload": size}
+    return Case(key, title, params, "send", limit=_BROKER, growth=("payload", size), **more)
 
 
-def _members(count: int, main: bool = False) -> Case:
-    return Case(
-        f"group-{count}",
-        f"group_send to {count:,} waiting members: deliveries",
-        {"members": count},
-        "group",
-        limit=_ASYNCIO,
-        growth=("members", count),
-        main=main,
-    )
+def _members(count: int, **more: Any) -> Case:
+    title = f"group_send to {count:,} waiting members: deliveries"
+    growth = ("members", count)
+    params = {"members": count}
+    return Case(f"group-{count}", title, params, "group", limit=_ASYNCIO, growth=growth, **more)
 
 
-def _groups(count: int, main: bool = False, quick: bool = True) -> Case:
-    return Case(
-        f"own-groups-{count}",
-        f"{count:,} channels each join, then leave, a group of their own",
-        {"groups": count},
-        "own_groups",
-        limit=_BROKER,
-        growth=("groups", count),
-        main=main,
-        quick=quick,
-    )
+def _groups(count: int, **more: Any) -> Case:
+    key = f"own-groups-{count}"
+    title = f"{count:,} channels each join, then leave, a group of their own"
+    growth = ("groups", count)
+    return Case(key, title, {"groups": count}, "own_groups", limit=_BROKER, growth=growth, **more)
 
 
-def _processes(pairs: int, main: bool = False, quick: bool = True) -> Case:
+def _processes(pairs: int, **more: Any) -> Case:
     plural = "processes publish" if pairs > 1 else "process publishes"
     return Case(
         f"processes-{pairs}",
@@ -136,18 +119,20 @@ def _processes(pairs: int, main: bool = False, quick: bool = True) -> Case:
         {"pairs": pairs, "members": 500, "messages": 200 // pairs},
         "processes",
         growth=("processes", pairs),
-        main=main,
-        quick=quick,
         processes=True,
         quick_params={"messages": 20},
+        **more,
     )
 
 
+_FEW: Mapping[str, Any] = {"main": False}
+_LONG: Mapping[str, Any] = {"main": False, "quick": False}
+
 CASES: Sequence[Case] = (
-    _send("send", 100, "100-byte", main=True),
-    Case("latency", "one message at a time, round trip: median", figure="median_us", limit=_BROKER),
-    _members(1000, main=True),
-    _groups(2000, main=True),
+    _send("send", 100, "100-byte"),
+    Case("latency", "one message at a time, round trip: median", {}, "", "median_us", _BROKER),
+    _members(1000),
+    _groups(2000),
     Case("room", "2,000 channels join one group", {"members": 2000}),
     Case(
         "large",
@@ -158,19 +143,19 @@ CASES: Sequence[Case] = (
         _BROKER,
         ("payload", 1_000_000),
     ),
-    _processes(2, main=True),
+    _processes(2),
     Case(
         "plain",
         "async_to_sync(group_send) from plain code, one call at a time",
         limit=_BRIDGE,
-        main=False,
         processes=True,
+        **_FEW,
     ),
     Case(
         "second-loop",
         "group_send by 100 concurrent senders on a second event loop",
         workload="second_loop",
-        main=False,
+        **_FEW,
     ),
     Case(
         "waiting",
@@ -186,27 +171,27 @@ CASES: Sequence[Case] = (
         {"groups": 10_000, "watch": 3.0},
         figure="worst_ms",
         processes=True,
-        main=False,
         quick_params={"watch": 1.0},
+        **_FEW,
     ),
     Case(
         "soak",
         "a million messages through one process: growth of its memory",
         {"messages": 1_000_000, "at_most": 60.0},
         figure="growth_mb",
-        main=False,
         once=True,
         quick_params={"messages": 50_000, "at_most": 3.0},
+        **_FEW,
     ),
-    _send("payload-1000", 1000, "1 kB"),
-    _send("payload-10000", 10_000, "10 kB", quick=False),
-    _send("payload-100000", 100_000, "100 kB"),
-    _members(100),
-    _members(10_000),
-    _groups(200),
-    _groups(10_000, quick=False),
-    _processes(1),
-    _processes(4, quick=False),
+    _send("payload-1000", 1000, "1 kB", **_FEW),
+    _send("payload-10000", 10_000, "10 kB", **_LONG),
+    _send("payload-100000", 100_000, "100 kB", **_FEW),
+    _members(100, **_FEW),
+    _members(10_000, **_FEW),
+    _groups(200, **_FEW),
+    _groups(10_000, **_LONG),
+    _processes(1, **_FEW),
+    _processes(4, **_LONG),
 )
 
 
@@ -227,45 +212,39 @@ class Target:
     spread_over: tuple[str, ...] = ()
 
 
+def _rate(text: str, case: str, bound: float, against: str | None = None) -> Target:
+    return Target(text, case, "rate", bound, True, against)
+
+
+def _most(text: str, case: str, figure: str, bound: float, **more: Any) -> Target:
+    return Target(text, case, figure, bound, False, **more)
+
+
 _PUBSUB = "redis-pubsub"
+_SPREAD = ("group-100", "group-1000", "group-10000")
+_SPREAD_TEXT = "100 to 10,000 members, greatest to smallest cost of a delivery"
+_LEAST: Mapping[str, Any] = {"against": "limit", "against_figure": "asyncio_median_us"}
+_LEAST_TEXT = "round trip, to asyncio's with the least of protocols"
+
 TARGETS: Sequence[Target] = (
-    Target("send -> receive, to 4.0.1", "send", "rate", 6, True, "4.0.1"),
-    Target("send -> receive, to the broker's limit", "send", "rate", 0.5, True, "limit"),
-    Target("send -> receive, µs of Python a message", "send", "cpu_us", 25, False),
-    Target("1,000 members, to channels_redis pub/sub", "group-1000", "rate", 2, True, _PUBSUB),
-    Target("1,000 members, to asyncio's limit", "group-1000", "rate", 0.5, True, "limit"),
-    Target(
-        "100 to 10,000 members, greatest to smallest cost of a delivery",
-        "group-1000",
-        "cpu_us",
-        1.2,
-        False,
-        spread_over=("group-100", "group-1000", "group-10000"),
-    ),
-    Target(
-        "2,000 own groups, to the broker's limit", "own-groups-2000", "rate", 0.9, True, "limit"
-    ),
-    Target(
-        "2,000 own groups, to channels_redis pub/sub", "own-groups-2000", "rate", 1, True, _PUBSUB
-    ),
-    Target("2,000 channels join one group, a second", "room", "rate", 50_000, True),
-    Target("10,000 groups lost, longest wait of others, ms", "disconnect", "worst_ms", 250, False),
-    Target("round trip, to the broker's limit", "latency", "median_us", 1.5, False, "limit"),
-    Target(
-        "round trip, to asyncio's with the least of protocols",
-        "latency",
-        "median_us",
-        1.5,
-        False,
-        "limit",
-        against_figure="asyncio_median_us",
-    ),
-    Target("plain code, to channels_redis pub/sub", "plain", "rate", 3, True, _PUBSUB),
+    _rate("send -> receive, to 4.0.1", "send", 6, "4.0.1"),
+    _rate("send -> receive, to the broker's limit", "send", 0.5, "limit"),
+    _most("send -> receive, µs of Python a message", "send", "cpu_us", 25),
+    _rate("1,000 members, to channels_redis pub/sub", "group-1000", 2, _PUBSUB),
+    _rate("1,000 members, to asyncio's limit", "group-1000", 0.5, "limit"),
+    _most(_SPREAD_TEXT, "group-1000", "cpu_us", 1.2, spread_over=_SPREAD),
+    _rate("2,000 own groups, to the broker's limit", "own-groups-2000", 0.9, "limit"),
+    _rate("2,000 own groups, to channels_redis pub/sub", "own-groups-2000", 1, _PUBSUB),
+    _rate("2,000 channels join one group, a second", "room", 50_000),
+    _most("10,000 groups lost, longest wait of others, ms", "disconnect", "worst_ms", 250),
+    _most("round trip, to the broker's limit", "latency", "median_us", 1.5, against="limit"),
+    _most(_LEAST_TEXT, "latency", "median_us", 1.5, **_LEAST),
+    _rate("plain code, to channels_redis pub/sub", "plain", 3, _PUBSUB),
     Target("a second event loop, to the first", "second-loop", "share", 0.3, True),
-    Target("waiting channel, bytes", "waiting", "bytes_each", 1500, False),
-    Target("10,000 waiting channels, % of a processor", "waiting", "cpu_percent", 0.1, False),
-    Target("a million messages, MB of growth", "soak", "growth_mb", 5, False),
+    _most("waiting channel, bytes", "waiting", "bytes_each", 1500),
+    _most("10,000 waiting channels, % of a processor", "waiting", "cpu_percent", 0.1),
+    _most("a million messages, MB of growth", "soak", "growth_mb", 5),
     Target("1 MB messages, to the broker's limit", "large", "bytes_rate", 0.5, True, "limit"),
-    Target("2 x 2 processes, to 4.0.1", "processes-2", "rate", 1, True, "4.0.1"),
-    Target("2 x 2 processes, to channels_redis pub/sub", "processes-2", "rate", 1, True, _PUBSUB),
+    _rate("2 x 2 processes, to 4.0.1", "processes-2", 1, "4.0.1"),
+    _rate("2 x 2 processes, to channels_redis pub/sub", "processes-2", 1, _PUBSUB),
 )

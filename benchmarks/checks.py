@@ -79,11 +79,14 @@ class Goal:
             raise Failure(f"{self.count} messages came instead of {wanted}")
 
 
-async def read(layer: Layer, channel: str, texts: list[str], goal: Goal, keep: int = 0) -> None:
-    """Receive for ever, as a consumer does; ``keep`` cuts what is remembered of long texts."""
+async def read(
+    layer: Layer, channel: str, goal: Goal, texts: list[str] | None = None, keep: int | None = None
+) -> None:
+    """Receive for ever, as a consumer does; remember ``keep`` characters of each text."""
     while True:
         received = (await layer.receive(channel))["text"]
-        texts.append(received[:keep] if keep else received)
+        if texts is not None:
+            texts.append(received[:keep])
         goal.count += 1
         if goal.count == goal.wanted:
             goal.reached.set()
@@ -99,6 +102,30 @@ async def read_same(layer: Layer, channel: str, sent: list[str], goal: Goal) -> 
         goal.count += 1
         if goal.count == goal.wanted:
             goal.reached.set()
+
+
+async def flood(
+    layer: Layer, channel: str, goal: Goal, counts: list[int], size: int, most: float, until: float
+) -> None:
+    """Send by concurrent senders, ``most`` messages each or until the clock says ``until``.
+
+    ``counts`` has how many each has sent before. Returns when ``goal`` has all of them.
+    """
+    sent = sum(counts)
+    # For layers that do not wait for their server: no more than this is under way.
+    backlog = max(len(counts), min(5000, 16_000_000 // size))
+
+    async def sender(number: int, most: float) -> None:
+        nonlocal sent
+        while counts[number] < most and time.perf_counter() < until:
+            while sent - goal.count >= backlog:
+                await asyncio.sleep(0)
+            sent += 1
+            await layer.send(channel, message(number, counts[number], size))
+            counts[number] += 1
+
+    await asyncio.gather(*(sender(number, count + most) for number, count in enumerate(counts)))
+    await goal.wait(sent)
 
 
 async def end(*tasks: asyncio.Task[None]) -> None:

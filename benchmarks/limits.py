@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
@@ -178,13 +179,14 @@ def latency(spec: Spec) -> Figures:
 
 
 class Wakes(asyncio.Protocol):
-    """Wakes who waits for a message; looks at nothing but its end."""
+    """Wakes who waits when something comes that has ``marker`` in it; looks at nothing else."""
 
-    def __init__(self) -> None:
+    def __init__(self, marker: bytes) -> None:
+        self._marker = marker
         self.arrived: asyncio.Future[None] | None = None
 
     def data_received(self, data: bytes) -> None:
-        if MARKER in data and self.arrived is not None and not self.arrived.done():
+        if self._marker in data and self.arrived is not None and not self.arrived.done():
             self.arrived.set_result(None)
 
 
@@ -193,7 +195,7 @@ async def round_trips(raw: Raw, seconds: float) -> float:
     loop = asyncio.get_running_loop()
     frames = publish_frames(100)
     raw.socket.setblocking(False)
-    transport, protocol = await loop.create_connection(Wakes, sock=raw.socket)
+    transport, protocol = await loop.create_connection(lambda: Wakes(MARKER), sock=raw.socket)
     times: list[float] = []
     deadline = time.perf_counter() + seconds
     while time.perf_counter() < deadline or len(times) < 100:
@@ -206,17 +208,6 @@ async def round_trips(raw: Raw, seconds: float) -> float:
     return statistics.median(times[50:])
 
 
-class Confirmed(asyncio.Protocol):
-    """Wakes who waits for a confirmation: nothing else comes."""
-
-    def __init__(self) -> None:
-        self.confirmed: asyncio.Future[None] | None = None
-
-    def data_received(self, data: bytes) -> None:
-        if self.confirmed is not None:
-            self.confirmed.set_result(None)
-
-
 def plain(spec: Spec) -> Figures:
     """``async_to_sync()``, over to a loop in another thread, publish, confirm, and back."""
     raw = Raw(spec.port)
@@ -225,13 +216,13 @@ def plain(spec: Spec) -> Figures:
     threading.Thread(target=loop.run_forever, daemon=True).start()
     frames = publish_frames(100)
     transport, protocol = asyncio.run_coroutine_threadsafe(
-        loop.create_connection(Confirmed, sock=raw.socket), loop
+        loop.create_connection(lambda: Wakes(b""), sock=raw.socket), loop
     ).result()
 
     async def publish() -> None:
-        protocol.confirmed = loop.create_future()
+        protocol.arrived = loop.create_future()
         transport.write(frames)
-        await protocol.confirmed
+        await protocol.arrived  # nothing comes but the confirmation
 
     async def cross() -> None:
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(publish(), loop))
@@ -279,14 +270,12 @@ def own_groups(spec: Spec, *, groups: int) -> Figures:
     }
 
 
+@dataclass(slots=True)
 class Box:
     """A channel as plain as can be."""
 
-    __slots__ = ("queue", "waiter")
-
-    def __init__(self) -> None:
-        self.queue: deque[bytes] = deque()
-        self.waiter: asyncio.Future[None] | None = None
+    queue: deque[bytes] = field(default_factory=deque)
+    waiter: asyncio.Future[None] | None = None
 
 
 async def fan_out(seconds: float, members: int) -> Figures:

@@ -58,26 +58,16 @@ class Child:
         self._process.join()
 
 
-class Parent:
-    """What a child talks to."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
-
-    def say(self, **figures: float) -> None:
-        """Say what was found, or that all is ready."""
-        self._pipe.send(figures)
-
-    async def may_go(self) -> None:
-        """Say that all is ready; wait until told to go on."""
-        self.say()
-        await asyncio.to_thread(self._pipe.recv)
+async def ready(pipe: Connection) -> None:
+    """In a child: say that all is ready, and wait until told to go on."""
+    pipe.send({})
+    await asyncio.to_thread(pipe.recv)
 
 
 def _be_child(spec: Spec, pipe: Connection) -> None:
     async def work(layer: Layer) -> None:
         await pass_fence(layer)
-        await ROLES[spec.workload](layer, spec, Parent(pipe), **spec.params)
+        await ROLES[spec.workload](layer, pipe, **spec.params)
 
     try:
         run(spec, work, first=False)
@@ -112,53 +102,36 @@ async def processes(
 
 
 async def _receive(
-    layer: Layer,
-    spec: Spec,
-    parent: Parent,
-    *,
-    group: str,
-    number: int,
-    pairs: int,
-    members: int,
-    messages: int,
+    layer: Layer, pipe: Connection, *, group: str, pairs: int, members: int, messages: int, **_: int
 ) -> None:
     """One receiving process of :func:`processes`."""
     goal = Goal()
     channels = await make_members(layer, group, members)
     texts: list[list[str]] = [[] for _ in channels]
     readers = [
-        asyncio.create_task(read(layer, channel, got, goal))
+        asyncio.create_task(read(layer, channel, goal, got))
         for channel, got in zip(channels, texts, strict=True)
     ]
     await pass_fence(layer)
-    await parent.may_go()
+    await ready(pipe)
     meter = Meter()
     await goal.wait(pairs * messages * members)
-    _, cpu = meter.read()
-    finished = time.perf_counter()
+    cpu, finished = meter.read()[1], time.perf_counter()
     await end(*readers)
     for got in texts:
         check_order(got, [messages] * pairs)
-    parent.say(cpu=cpu, finished=finished)
+    pipe.send({"cpu": cpu, "finished": finished})
 
 
 async def _publish(
-    layer: Layer,
-    spec: Spec,
-    parent: Parent,
-    *,
-    group: str,
-    number: int,
-    messages: int,
-    **_unused: int,
+    layer: Layer, pipe: Connection, *, group: str, number: int, messages: int, **_: int
 ) -> None:
     """One publishing process of :func:`processes`: one message after the other."""
-    await parent.may_go()
+    await ready(pipe)
     meter = Meter()
     for count in range(messages):
         await layer.group_send(group, message(number, count))
-    _, cpu = meter.read()
-    parent.say(cpu=cpu, finished=time.perf_counter())
+    pipe.send({"cpu": meter.read()[1], "finished": time.perf_counter()})
 
 
 async def plain(layer: Layer, spec: Spec) -> Figures:
@@ -171,9 +144,9 @@ async def plain(layer: Layer, spec: Spec) -> Figures:
     (channel,) = await make_members(layer, name, 1)
     texts: list[str] = []
     goal = Goal()
-    reader = asyncio.create_task(read(layer, channel, texts, goal))
+    reader = asyncio.create_task(read(layer, channel, goal, texts))
     await pass_fence(layer)
-    child = Child(spec.role("send_plainly", group=name))
+    child = Child(spec.role("send_plainly", group=name, seconds=spec.seconds))
     try:
         figures = await child.heard()
         sent = int(figures["messages"])
@@ -185,7 +158,7 @@ async def plain(layer: Layer, spec: Spec) -> Figures:
     return figures
 
 
-async def _send_plainly(layer: Layer, spec: Spec, parent: Parent, *, group: str) -> None:
+async def _send_plainly(layer: Layer, pipe: Connection, *, group: str, seconds: float) -> None:
     """The process of :func:`plain` that sends, as a Celery task, a view or a script does it."""
     from channels.layers import InMemoryChannelLayer
 
@@ -196,7 +169,7 @@ async def _send_plainly(layer: Layer, spec: Spec, parent: Parent, *, group: str)
             send(group, message(0, next(numbers)))
         started = time.perf_counter()
         count = 0
-        for _ in count_for(spec.seconds):
+        for _ in count_for(seconds):
             send(group, message(0, next(numbers)))
             count += 1
         return (time.perf_counter() - started) / count
@@ -205,7 +178,8 @@ async def _send_plainly(layer: Layer, spec: Spec, parent: Parent, *, group: str)
     messages = next(numbers)
     in_memory = async_to_sync(InMemoryChannelLayer().group_send)
     in_memory_each = await asyncio.to_thread(for_a_while, in_memory)
-    parent.say(rate=1 / each, in_memory_share=in_memory_each / each, messages=messages)
+    share = in_memory_each / each
+    pipe.send({"rate": 1 / each, "in_memory_share": share, "messages": messages})
 
 
 async def disconnect(layer: Layer, spec: Spec, *, groups: int, watch: float) -> Figures:
@@ -218,27 +192,26 @@ async def disconnect(layer: Layer, spec: Spec, *, groups: int, watch: float) -> 
     channel = await layer.new_channel()
     worst = 0.0
 
-    async def send_messages() -> None:
+    async def repeat(work: Callable[[], Awaitable[None]]) -> None:
         nonlocal worst
         while True:
             started = time.perf_counter()
-            await layer.send(channel, message(0, 0))
-            await layer.receive(channel)
+            await work()
             worst = max(worst, time.perf_counter() - started)
             await asyncio.sleep(0.002)
 
-    async def join_groups() -> None:
-        nonlocal worst
-        for number in itertools.count():
-            started = time.perf_counter()
-            await layer.group_add(f"busy{number}", channel)
-            await layer.group_discard(f"busy{number}", channel)
-            worst = max(worst, time.perf_counter() - started)
-            await asyncio.sleep(0.002)
+    async def send_message() -> None:
+        await layer.send(channel, message(0, 0))
+        await layer.receive(channel)
+
+    async def join_group() -> None:
+        name = new_name()
+        await layer.group_add(name, channel)
+        await layer.group_discard(name, channel)
 
     try:
         await holder.heard()
-        tasks = [asyncio.create_task(send_messages()), asyncio.create_task(join_groups())]
+        tasks = [asyncio.create_task(repeat(work)) for work in (send_message, join_group)]
         await asyncio.sleep(0.2)
         worst = 0.0
         await asyncio.sleep(1)
@@ -251,20 +224,17 @@ async def disconnect(layer: Layer, spec: Spec, *, groups: int, watch: float) -> 
     return {"worst_ms": worst * 1e3, "usual_ms": usual * 1e3}
 
 
-async def _hold(layer: Layer, spec: Spec, parent: Parent, *, groups: int, **_unused: float) -> None:
+async def _hold(layer: Layer, pipe: Connection, *, groups: int, **_: float) -> None:
     """The process of :func:`disconnect` that has the groups."""
     channels = [await layer.new_channel() for _ in range(100)]
     await in_batches(
         layer.group_add(f"held{number}", channels[number % 100]) for number in range(groups)
     )
     await pass_fence(layer)
-    await parent.may_go()
+    await ready(pipe)
 
 
 #: What a child may be.
 ROLES: Mapping[str, Callable[..., Awaitable[None]]] = {
-    "receive": _receive,
-    "publish": _publish,
-    "send_plainly": _send_plainly,
-    "hold": _hold,
+    function.__name__[1:]: function for function in (_receive, _publish, _send_plainly, _hold)
 }

@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from devtools.environments import ROOT, clean_environ
 
@@ -33,15 +34,15 @@ def module_path() -> Path:
 
 
 def run_worker(python: Path, spec: Spec, timeout: float) -> tuple[Figures, str]:
-    """Run one workload; give its figures, or why there are none."""
+    """Run one workload; return its figures, or why there are none."""
     command = [str(python), "-m", "benchmarks.worker", spec.dumps()]
     return execute(command, timeout, {"PYTHONPATH": spec.source} if spec.source else {})
 
 
 def execute(
     command: Sequence[str], timeout: float, environ: Mapping[str, str] | None = None
-) -> tuple[Figures, str]:
-    """Run a command that prints JSON, with more environment variables; give that, or the error."""
+) -> tuple[Mapping[str, Any], str]:
+    """Run a command that prints a JSON object; return that, or what went wrong."""
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

@@ -14,8 +14,7 @@ import statistics
 import time
 import tracemalloc
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from math import inf
 
 from .checks import (
     PATIENCE,
@@ -24,6 +23,7 @@ from .checks import (
     check_order,
     count_for,
     end,
+    flood,
     in_batches,
     make_members,
     message,
@@ -42,32 +42,15 @@ async def send(layer: Layer, spec: Spec, *, senders: int, payload: int) -> Figur
     channel = await layer.new_channel()
     texts: list[str] = []
     goal = Goal()
-    keep = 13 if payload > 10_000 else 0
-    reader = asyncio.create_task(read(layer, channel, texts, goal, keep))
+    keep = 13 if payload > 10_000 else None
+    reader = asyncio.create_task(read(layer, channel, goal, texts, keep))
     await pass_fence(layer)
     counts = [0] * senders
-    sent = 0
-    # For layers that do not wait for their server: no more than this is under way.
-    backlog = max(senders, min(5000, 16_000_000 // payload))
-
-    async def sender(number: int, deadline: float, at_most: float) -> None:
-        nonlocal sent
-        while counts[number] < at_most and time.perf_counter() < deadline:
-            while sent - goal.count >= backlog:
-                await asyncio.sleep(0)
-            sent += 1
-            await layer.send(channel, message(number, counts[number], payload))
-            counts[number] += 1
-
-    async def run(deadline: float, at_most: float = float("inf")) -> None:
-        await asyncio.gather(*(sender(number, deadline, at_most) for number in range(senders)))
-        await goal.wait(sum(counts))
-
-    warm_up = 200 if payload <= 10_000 else senders
-    await run(float("inf"), max(1, warm_up // senders))
+    warm_up = max(1, 200 // senders) if payload <= 10_000 else 1
+    await flood(layer, channel, goal, counts, payload, warm_up, inf)
     before = goal.count
     meter = Meter()
-    await run(time.perf_counter() + spec.seconds)
+    await flood(layer, channel, goal, counts, payload, inf, time.perf_counter() + spec.seconds)
     wall, cpu = meter.read()
     await end(reader)
     check_order(texts, counts)
@@ -151,7 +134,7 @@ async def second_loop(layer: Layer, spec: Spec) -> Figures:
     name = new_name()
     (channel,) = await make_members(layer, name, 1)
     goal = Goal()
-    reader = asyncio.create_task(read(layer, channel, [], goal, keep=13))
+    reader = asyncio.create_task(read(layer, channel, goal))
     await pass_fence(layer)
 
     async def sender() -> int:
@@ -259,20 +242,14 @@ async def waiting(layer: Layer, spec: Spec, *, channels: int) -> Figures:
     async def bare() -> None:
         await loop.create_future()
 
-    async def make_bare() -> Coroutine[Any, Any, None]:
-        return bare()
-
-    async def make_receive() -> Coroutine[Any, Any, None]:
-        receiving: Coroutine[Any, Any, None] = layer.receive(await layer.new_channel())
-        return receiving
-
-    async def measure(
-        make: Callable[[], Awaitable[Coroutine[Any, Any, None]]],
-    ) -> tuple[float, float]:
+    async def measure(*, receive: bool) -> tuple[float, float]:
         gc.collect()
         tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]
-        tasks = [loop.create_task(await make()) for _ in range(channels)]
+        tasks = [
+            loop.create_task(layer.receive(await layer.new_channel()) if receive else bare())
+            for _ in range(channels)
+        ]
         await _settle()
         gc.collect()
         used = (tracemalloc.get_traced_memory()[0] - before) / channels
@@ -286,8 +263,8 @@ async def waiting(layer: Layer, spec: Spec, *, channels: int) -> Figures:
         await end(*tasks)
         return used, cpu / wall
 
-    bare_bytes, bare_cpu = await measure(make_bare)
-    bytes_each, cpu = await measure(make_receive)
+    bare_bytes, bare_cpu = await measure(receive=False)
+    bytes_each, cpu = await measure(receive=True)
     return {
         "bytes_each": bytes_each,
         "bytes_more": bytes_each - bare_bytes,
@@ -310,35 +287,14 @@ async def soak(layer: Layer, spec: Spec, *, messages: int, at_most: float) -> Fi
     A layer that is too slow for that many sends as many as it can in ``at_most`` seconds.
     """
     channel = await layer.new_channel()
-    started = time.perf_counter()
-    sent = received = 0
-    marks: list[int] = []
-
-    async def sender() -> None:
-        nonlocal sent
-        while sent < messages and time.perf_counter() - started < at_most:
-            while sent - received >= 5000:
-                await asyncio.sleep(0)
-            sent += 1
-            await layer.send(channel, message(0, 0))
-
-    async def reader() -> None:
-        nonlocal received
-        while True:
-            await layer.receive(channel)
-            received += 1
-            done = max(received / messages, (time.perf_counter() - started) / at_most)
-            if done * 10 >= len(marks) + 1:
-                marks.append(resident())
-
-    reading = asyncio.create_task(reader())
+    goal = Goal()
+    reader = asyncio.create_task(read(layer, channel, goal))
     await pass_fence(layer)
-    await asyncio.gather(*(sender() for _ in range(100)))
-    for _ in range(int(PATIENCE / 0.1)):
-        if received == sent:
-            break
-        await asyncio.sleep(0.1)
-    await end(reading)
-    if received != sent:
-        raise Failure(f"{sent - received} of {sent} messages never came")
-    return {"growth_mb": (resident() - marks[0]) / 1e6, "messages": received}
+    counts = [0] * 100
+    each = messages / len(counts)
+    started = time.perf_counter()
+    await flood(layer, channel, goal, counts, 100, each / 10, started + at_most / 10)
+    before = resident()
+    await flood(layer, channel, goal, counts, 100, each * 9 / 10, started + at_most)
+    await end(reader)
+    return {"growth_mb": (resident() - before) / 1e6, "messages": goal.count}
