@@ -54,38 +54,31 @@ step() {
 
 # --- What is missing ---------------------------------------------------------------------------------
 
-# The package manager, and what it calls the packages of those things that have other names there.
-choose_manager() {
-    rabbitmq=rabbitmq-server openssl=openssl redis=redis postgresql=postgresql venv_module='' chromium=''
-    for manager in apt-get dnf apk brew none; do
-        if command -v "$manager" >/dev/null 2>&1; then break; fi
-    done
-    case $manager in
-        none) rabbitmq='' openssl='' redis='' postgresql='' ;;
-        apt-get) venv_module=python3-venv redis=redis-server chromium='chromium chromium-driver' ;;
-        dnf) postgresql=postgresql-server chromium='chromium chromedriver' ;;
-        apk) chromium='chromium chromium-chromedriver' ;;
-        brew) rabbitmq=rabbitmq postgresql=postgresql@17 ;;
-    esac
-}
-
-as_root() {
-    if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi || {
-        echo "this needs root, or sudo without a password"
-        return 1
-    }
-}
+# The package manager, and its names for what we need. Nothing is installed where there is none of these.
+rabbitmq=rabbitmq-server openssl=openssl redis=redis postgresql=postgresql venv_module='' chromium=''
+for manager in apt-get dnf apk brew none; do
+    if command -v "$manager" >/dev/null 2>&1; then break; fi
+done
+case $manager in
+    none) rabbitmq='' openssl='' redis='' postgresql='' ;;
+    apt-get) venv_module=python3-venv redis=redis-server chromium='chromium chromium-driver' ;;
+    dnf) postgresql=postgresql-server chromium='chromium chromedriver' ;;
+    apk) chromium='chromium chromium-chromedriver' ;;
+    brew) rabbitmq=rabbitmq postgresql=postgresql@17 ;;
+esac
+root=
+[ "$(id -u)" = 0 ] || root='sudo -n'
 
 install_packages() {
     case $manager in
         apt-get)
-            as_root apt-get update || echo "(trying with the package lists that are here)"
+            $root apt-get update || echo "(trying with the package lists that are here)"
             # RUNLEVEL=1: where no systemd runs, the package's own service is not started.
-            as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+            $root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
                 apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"
             ;;
-        dnf) as_root dnf install -y "$@" ;;
-        apk) as_root apk add "$@" ;;
+        dnf) $root dnf install -y "$@" ;;
+        apk) $root apk add "$@" ;;
         brew) brew install "$@" ;;
     esac
 }
@@ -151,7 +144,6 @@ need_venv() {
 
 # --- Commands ----------------------------------------------------------------------------------------
 
-choose_manager
 case ${1:-} in
     demo)
         need_venv demo -e . -r examples/chat/requirements.txt
