@@ -35,8 +35,6 @@ logger = logging.getLogger(__name__)
 #: Seconds before connecting again: about the first, doubled each time, up to about the second.
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
-#: A topology that lasted for so many seconds was a success: delays begin anew after it.
-_SUCCESS = 10.0
 #: Seconds for RabbitMQ to answer when the recovery ends along with its event loop.
 _LEAVE_TIMEOUT = 1.0
 
@@ -246,15 +244,17 @@ class Recovery:
     async def _keep_connected(self) -> None:
         retries = delays()
         while self.state is RecoveryState.CONNECTING:
-            started = self._loop.time()
-            await self._connect_and_use()
-            if self._loop.time() - started >= _SUCCESS:
+            if await self._connect_and_use():
+                # It worked, however shortly: cuts in quick succession are no reason to stay away.
                 retries = delays()
             if self.state is RecoveryState.CONNECTING:
                 await asyncio.sleep(next(retries))
 
-    async def _connect_and_use(self) -> None:
-        """Try every address once, in random order; use the first topology that starts."""
+    async def _connect_and_use(self) -> bool:
+        """Try every address once, in random order; use the first topology that starts.
+
+        Return whether there was a live one.
+        """
         candidates, failures = await self._resolve()
         for endpoint, address in candidates:
             protocol = self._protocol = Protocol(endpoint, self._loop)
@@ -271,9 +271,9 @@ class Recovery:
                 if not is_retryable(err):
                     logger.exception("A bug in channels_rabbitmq; connecting again")
             else:
-                await self._use(topology)
-                return
+                return await self._use(topology)
         self._warn_failed("Cannot connect to RabbitMQ; will try again. %s", "; ".join(failures))
+        return False
 
     async def _resolve(self) -> tuple[list[tuple[Endpoint, str]], list[str]]:
         """Every address of every endpoint, in random order, and what could not be resolved."""
@@ -290,9 +290,10 @@ class Recovery:
         random.shuffle(found)
         return found, failures
 
-    async def _use(self, topology: Topology) -> None:
-        """Offer the topology until it ends, then close its connection."""
-        if self.state is RecoveryState.CONNECTING and not topology.ended.done():
+    async def _use(self, topology: Topology) -> bool:
+        """Offer the topology until it ends, then close its connection; whether it was live."""
+        live = self.state is RecoveryState.CONNECTING and not topology.ended.done()
+        if live:
             self._offer(topology)
         reason = await topology.ended
         self.topology = None
@@ -309,6 +310,7 @@ class Recovery:
         topology.protocol.close()
         with contextlib.suppress(OSError, AmqpError):
             await asyncio.shield(topology.protocol.closed)
+        return live
 
     def _offer(self, topology: Topology) -> None:
         self._state.move(RecoveryState.LIVE)

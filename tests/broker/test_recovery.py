@@ -8,6 +8,7 @@ import itertools
 import logging
 import struct
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -101,6 +102,32 @@ class TestConnecting:
             assert rabbit.bound() == {"room": [here.queue_name]}
         assert caplog.text.count("Connected to RabbitMQ at 127.0.0.1") == 2
         assert "Lost RabbitMQ; connecting again. RabbitMQ closed the socket" in caplog.text
+
+    async def test_cuts_in_quick_succession(
+        self, rabbit: FakeRabbit, port: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each time that it worked, the delays begin anew; only failures make them grow."""
+        drawn: list[float] = []
+
+        def record() -> Iterator[float]:
+            for delay in delays(lambda low, high: high):
+                drawn.append(delay)
+                yield delay
+
+        monkeypatch.setattr(module, "delays", record)
+        async with process(port) as here:
+            for cuts in range(1, 6):
+                rabbit.cut()
+                await until(lambda cuts=cuts: here.events.count("started") > cuts)  # type: ignore[misc]
+            assert drawn == [0.01] * 5
+            rabbit.silent = (Basic.Consume,)
+            refusals = iter([(403, "ACCESS_REFUSED")] * 2)
+            rabbit.refuse = lambda method: (
+                next(refusals, None) if isinstance(method, Basic.Consume) else None
+            )
+            rabbit.cut()
+            await until(lambda: len(drawn) == 8)
+            assert drawn[5:] == [0.01, 0.02, 0.04]
 
     async def test_closed_by_the_user(self, port: int, caplog: pytest.LogCaptureFixture) -> None:
         """A user who closes the connection gets another; that is no warning."""
