@@ -1,4 +1,4 @@
-"""Has RabbitMQ send a queue's messages while they are wanted, one at a time."""
+"""A consumer that runs while a message is waited for, and gets one message at a time."""
 
 from __future__ import annotations
 
@@ -12,35 +12,36 @@ from ..amqp.futures import retrieve
 
 
 class OnDemandConsumer:
-    """The consumer of one channel's queue, on an AMQP channel of its own.
+    """Consumes one queue, on an AMQP channel of its own, while :meth:`want` says so.
 
     RabbitMQ (3.10 at least) closes the whole connection when a consumer is cancelled before its
-    ``basic.consume-ok``, or when its tag is used again right after; here neither is done.
+    ``basic.consume-ok``, or when its tag is used again right after. So a consumer is cancelled
+    only once it was confirmed, and each one has a new tag.
     """
 
     def __init__(self, amqp_channel: Channel, queue: str) -> None:
         self.amqp_channel = amqp_channel
         self._queue = queue
         self._wanted = False
-        #: Whether RabbitMQ was told to send messages, and not told to stop.
+        #: ``basic.consume`` was sent, and no ``basic.cancel`` after it.
         self._consuming = False
-        #: Numbers the consumers, for their tags.
+        #: How many consumers there were; the number of the last one is its tag.
         self._consumers = 0
-        #: To what was sent last.
+        #: The answer to what was sent last.
         self._reply = self._call(pamqp.commands.Basic.Qos(prefetch_count=1))
 
     def want(self, wanted: bool) -> None:
-        """Have RabbitMQ send messages, one at a time, or have it stop."""
+        """Start to consume, or stop; nothing happens if it does so already."""
         self._wanted = wanted
         self._follow()
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is on its way from RabbitMQ."""
+        """Whether it does not consume, and no delivery can still come."""
         return not self._consuming and self._reply.done()
 
     async def stopped(self) -> None:
-        """Wait until nothing more comes, after ``want(False)``."""
+        """Wait until it is idle, after ``want(False)``."""
         while not self.idle and self.amqp_channel.open:
             await asyncio.wait({self._reply})
 

@@ -1,14 +1,16 @@
-"""What processes ask each other: through the groups exchange, under keys that no group can have.
+"""Requests between processes: through the groups exchange, with keys that no group can have.
 
-Every process binds its queue to the control key, so that each hears what is asked. Answers go to
-the queue of whoever asked. Who is there is known like this: a process that asks for the first
-time binds the askers' key before it asks, and waits a short while for answers from processes it
-does not know; from then on each process that comes says hello under that key. A process that has
-gone is noticed when a message to its queue comes back. Version 4.0.1 binds none of these keys and
-is never asked.
+Every process binds its queue for the control key, so that a question reaches all of them. Answers
+go to the queue of the process that asked.
 
-A question is repeated until it is answered, as a queue may be full or a connection end. It has an
-id, so that no process carries it out twice.
+Which processes there are is found out like this. Before a process asks for the first time on a
+connection, it binds its queue for the askers' key; then it waits for :data:`DISCOVERY` seconds for
+answers from processes that it does not know. From then on, each process that connects publishes a
+hello with that key. One that has gone is noticed when a message to its queue comes back. Version
+4.0.1 binds none of these keys and is never asked.
+
+A question is repeated until it is answered, because a queue may be full and a connection may end.
+Its id keeps a process from carrying it out twice.
 """
 
 from __future__ import annotations
@@ -43,20 +45,20 @@ from .topology import Topology
 
 logger = logging.getLogger(__name__)
 
-#: What a body is for, in place of a group's name. No name of a group begins so.
+#: What a message is for, in place of a group's name. No name of a group begins with the mark.
 MARK = "!"
 _HELLO, _ASK, _ANSWER = "!hello", "!ask", "!answer"
 
 #: What may be asked.
 MEMBERS, FLUSH, JOIN, LEAVE = "members", "flush", "join", "leave"
 
-#: Seconds in which unknown processes may answer the first question of a session.
+#: Seconds in which unknown processes may answer the first question on a connection.
 DISCOVERY = 0.3
-#: Seconds until those that have not answered are asked again: at first, and at most.
+#: Seconds until processes that have not answered are asked again: at first, and at most.
 _REMIND = (0.05, 1.0)
 #: Names in one message of an answer.
 _NAMES_PER_PART = 2000
-#: Answered questions that are remembered, so that one asked again is not carried out again.
+#: Questions whose answers are remembered, so that one asked again is not carried out again.
 _REMEMBERED = 256
 #: Bytes of one message; far below what any RabbitMQ takes.
 _MOST_BYTES = 4 * 1024 * 1024
@@ -128,7 +130,7 @@ class Answers:
 
 
 class Peers:
-    """One process's side of it, on one event loop: asks, and does what others ask for."""
+    """Asks other processes, and does what they ask for, on one event loop."""
 
     def __init__(
         self,
@@ -165,19 +167,19 @@ class Peers:
         self._warn_unanswered = RateLimitedWarning(logger)
 
     def topology_started(self, topology: Topology) -> None:
-        """Say hello to those who ask."""
+        """Publish a hello to the processes that ask."""
         self._listening = None
         body = self._encode(_HELLO, {"from": self._queue_name})
         topology.publish(self._exchange, self._askers_key, body).add_done_callback(retrieve)
 
     def cancel(self) -> None:
-        """Answer nothing more."""
+        """Cancel all answers under way."""
         self._background.cancel()
 
     # What may be asked
 
     async def group_members(self, group: str, timeout: float) -> list[str]:
-        """All channels in a group, as far as the processes answer in time."""
+        """List the channels in a group, as far as the processes answer in time."""
         own = self._members(group)
         answers = await self._ask_all(Question(MEMBERS, group), timeout)
         if not answers.complete:
@@ -213,7 +215,7 @@ class Peers:
         """Have another process take its channel out of a group."""
         await self._ask_one(process, Question(LEAVE, group, channel))
 
-    # Doing it
+    # What others ask for
 
     async def _serve(self, question: Question) -> list[str]:
         """Do what another process asks for; give the names for the answer."""
@@ -322,7 +324,7 @@ class Peers:
     # Being asked
 
     def handle(self, name: str, message: Message) -> None:
-        """A message came that is for the process itself."""
+        """Handle a message that is for the process itself: ``name`` is in place of a group's."""
         sender = message.get("from")
         if not isinstance(sender, str) or sender == self._queue_name:
             return
@@ -362,9 +364,9 @@ class Peers:
         try:
             names = await self._serve(question)
         except (LoopEnded, StopConsumer):
-            return  # the asker does without this process, or asks where it lives next
+            return  # the process that asked does without this one, or asks its next owner
         except (TimeoutError, AmqpError) as err:
-            # It is asked again, for as long as the other side waits.
+            # Forgotten, it is carried out when it is asked again.
             self._served.pop(question.id, None)
             self._warn("Could not do what another process asked for (%s): %s", question.what, err)
             return
@@ -390,7 +392,7 @@ class Peers:
                 topology = await self._recovery.wait_topology()
                 await topology.publish_mandatory("", sender, body)
             except (AmqpError, LoopEnded, StopConsumer):
-                return  # whoever asked is full, and asks again; or it, or this process, has gone
+                return  # its queue is full, and it asks again; or it, or this process, has gone
 
     def _handle_answer(self, sender: str, message: Message) -> None:
         self._known.add(sender)
@@ -424,7 +426,7 @@ class Peers:
 
 
 async def _wait(news: asyncio.Event, seconds: float) -> bool:
-    """Wait for news, for so long; whether there are some."""
+    """Wait for news for so many seconds; return whether there are some."""
     try:
         async with asyncio.timeout(max(seconds, 0)):
             await news.wait()

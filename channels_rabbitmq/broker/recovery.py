@@ -65,7 +65,7 @@ RECOVERY_MOVES: Mapping[RecoveryState, Collection[RecoveryState]] = {
 
 
 class Listener(Interface):
-    """Who is told what happens to the connection: the layer of one event loop."""
+    """What a recovery tells of the connection; the layer of one event loop implements it."""
 
     def deliver(self, source: Channel, tag: int, redelivered: bool, body: bytes, /) -> None:
         """Take a message from the process's queue, and acknowledge it on ``source`` in the end."""
@@ -198,7 +198,7 @@ class Recovery:
         self._live.exception()  # nobody needs to have waited
 
     def _end_by_itself(self) -> None:
-        """Unless it was closed, tell those who count on it."""
+        """Tell the listener and those who wait, unless it was closed."""
         if self._goes_on():
             self._state.move(RecoveryState.CLOSING)
             self._listener.recovery_ended()
@@ -210,7 +210,7 @@ class Recovery:
         await self._close_connection()
 
     async def _close_connection(self) -> None:
-        """Take leave of RabbitMQ, so that the queue's name is free at once; within a second."""
+        """Close the connection as AMQP wants it: that frees the queue's name at once."""
         protocol = self._protocol
         if protocol is not None and not protocol.closed.done():
             protocol.close()
@@ -219,7 +219,7 @@ class Recovery:
             await self._wait_closed(protocol, _LEAVE_TIMEOUT)
 
     async def _wait_closed(self, protocol: Protocol, timeout: float) -> None:
-        # This task may be cancelled again, by asyncio.run() too: that is no reason to be impolite.
+        # This task may be cancelled again, as by asyncio.run(): it waits for RabbitMQ all the same.
         due = self._loop.time() + timeout
         while not protocol.closed.done() and self._loop.time() < due:
             with contextlib.suppress(asyncio.CancelledError):

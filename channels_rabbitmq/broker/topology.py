@@ -135,16 +135,16 @@ class Topology:
             delay = min(2 * delay, longest)
 
     async def _answer(self, answer: asyncio.Future[Method]) -> Method:
-        """Wait for an answer; a server that gives none is none to stay with."""
+        """Wait for an answer, at most :data:`_START_TIMEOUT` seconds."""
         async with asyncio.timeout(_START_TIMEOUT):
             return await answer
 
     def _look(self) -> Method:
-        """The method that looks whether the queue is there."""
+        """Make the method that asks for the queue and its consumers."""
         return pamqp.commands.Queue.Declare(queue=self._queue_name, passive=True)
 
     def _prefetch(self) -> Method:
-        """The method that sets the window of deliveries that are not acknowledged."""
+        """Make the method that sets the window of unacknowledged deliveries."""
         return pamqp.commands.Basic.Qos(prefetch_count=self._options.local_capacity)
 
     def require_live(self) -> None:
@@ -156,8 +156,8 @@ class Topology:
         if not isinstance(reason, ConnectionClosed):
             self._end(reason)
         elif channel is self._publisher:
-            # All channels end with their connection: one of them tells it for all. Why it ended
-            # is the connection's error, or None if we closed it.
+            # All channels end with their connection, and this one stands for all. The reason is
+            # the connection's own error, or None if it was closed on our side.
             self._end(self.protocol.error)
 
     def _end(self, reason: Exception | None) -> None:
@@ -171,10 +171,10 @@ class Topology:
         self._timers.call_later(delay, lambda: self._verify(delay))
 
     def _verify(self, delay: float) -> None:
-        """Look whether queue and consumer live: some versions lose them without a word.
+        """Look whether queue and consumer are still there.
 
-        After a quick reconnection RabbitMQ can delete the new queue in place of the old one
-        (before 4.1.8 and 4.2.3).
+        After a quick reconnection RabbitMQ can delete the new queue in place of the old one, and
+        does not tell its consumer (before 4.1.8 and 4.2.3).
         """
 
         def verified(answer: asyncio.Future[Method]) -> None:
@@ -217,8 +217,8 @@ class Topology:
     ) -> asyncio.Future[None]:
         """Publish what must reach a queue; the future is done once confirmed, however late.
 
-        It fails with :class:`~channels_rabbitmq.errors.MessageReturned` if there was no queue.
-        Such publishes have an AMQP channel of their own.
+        It fails with :class:`.MessageReturned` if there was no queue. These publishes have an AMQP
+        channel of their own, so that a late confirm holds up no other.
         """
         publisher = self._mandatory_publisher
         if publisher is None:
@@ -278,7 +278,7 @@ class Topology:
             ).add_done_callback(retrieve)
 
     def bind_only(self, routing_keys: Iterable[str]) -> None:
-        """Start to bind what is not bound of ``routing_keys``, and to unbind all others."""
+        """Start to bind those of ``routing_keys`` that are not bound, and to unbind all others."""
         wanted = set(routing_keys)
         for key in self._bindings.keys() - wanted:
             self.unbind(key)

@@ -1,4 +1,4 @@
-"""What runs beside the calls of users, on one event loop: tasks and timers that end together."""
+"""Tasks and timers that end together, on one event loop."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Background:
             self._timers.add(handle)
 
     def cancel(self) -> None:
-        """End all of it; but for the task that calls this, as a hook may."""
+        """Cancel all of them, except for the task that calls this, as a user's hook may."""
         self._cancelled = True
         for timer in self._timers:
             timer.cancel()

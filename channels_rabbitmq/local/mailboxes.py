@@ -1,4 +1,4 @@
-"""Received messages, in memory, and those who wait for them.
+"""The messages that the process has received and nobody has read, and the calls that wait.
 
 Decisions only: no I/O, no clock, no ``await``. The clock's readings are handed in, in seconds.
 """
@@ -15,26 +15,26 @@ from ..wire.messages import Envelope, Message, decode, is_flat
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which a channel that holds messages may go unread before it counts as stuck, when
-#: the window is full. Long enough for a healthy consumer to get its turn of the event loop.
+#: A channel is stuck when it holds messages and was not read for so many seconds while the window
+#: was full. Long enough for a healthy consumer to get its turn of the event loop.
 STUCK_AFTER = 0.1
 
 
 class Source(Protocol):
-    """Where deliveries come from and are acknowledged: an AMQP channel."""
+    """An AMQP channel, as far as deliveries are acknowledged on it."""
 
     def ack(self, delivery_tag: int) -> None:
-        """Tell RabbitMQ that the delivery is done with."""
+        """Acknowledge a delivery."""
 
 
 class Waiter(Protocol):
-    """Who waits for a message: an asyncio future."""
+    """An :class:`asyncio.Future` on which a call waits for a message."""
 
     def done(self) -> bool:
-        """Whether it waits no more."""
+        """Return whether it waits no more."""
 
     def cancelled(self) -> bool:
-        """Whether it gave up."""
+        """Return whether its call was cancelled."""
 
     def set_result(self, result: None) -> None:
         """Wake it."""
@@ -44,10 +44,10 @@ class Waiter(Protocol):
 
 
 class _Nowhere:
-    """The source of what was acknowledged before."""
+    """The source of deliveries that were acknowledged before."""
 
     def ack(self, delivery_tag: int) -> None:
-        """There is nothing to tell."""
+        """Do nothing."""
 
 
 #: Where nothing is acknowledged.
@@ -64,7 +64,7 @@ class Delivery:
     ) -> None:
         self.source = source
         self.tag = tag
-        #: The clock's reading when it came.
+        #: When it came, by the loop's clock.
         self.arrived = arrived
         self.body = body
         #: The message decoded once: for all readers, if it is flat and so cheap to copy; else for
@@ -104,7 +104,7 @@ class Mailbox:
             self.queue.append(delivery)
 
     def wake(self) -> None:
-        """Wake the one that has waited longest."""
+        """Wake the waiter that has waited longest."""
         waiters = self.waiters
         while waiters:
             waiter = waiters.pop(0)
@@ -113,7 +113,7 @@ class Mailbox:
                 return
 
     def give_up(self, waiter: Waiter) -> None:
-        """A waiter was cancelled. If a message had just woken it, the next in line gets that."""
+        """Forget a waiter that was cancelled; if it was just woken, wake the next in its place."""
         if waiter in self.waiters:
             self.waiters.remove(waiter)
         elif not waiter.cancelled() and self.queue:
