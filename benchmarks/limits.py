@@ -67,9 +67,11 @@ class Raw:
         self.call(pamqp.commands.Confirm.Select(), 1)
 
     def consume(self) -> None:
+        """Consume our own queue."""
         self.call(pamqp.commands.Basic.Consume(queue="limit", consumer_tag="t", no_ack=True), 2)
 
     def read(self) -> pamqp.frame.FrameTypes:
+        """Wait for the next frame."""
         while True:
             if len(self._buffer) >= 7:
                 end = struct.unpack_from(">I", self._buffer, 3)[0] + 8
@@ -80,9 +82,11 @@ class Raw:
             self._buffer += self.socket.recv(1 << 16)
 
     def write(self, method: pamqp.frame.FrameTypes, channel: int) -> None:
+        """Send a frame."""
         self.socket.sendall(pamqp.frame.marshal(method, channel))
 
     def call(self, method: pamqp.frame.FrameTypes, channel: int) -> None:
+        """Send a method, and wait for the answer."""
         self.write(method, channel)
         self.read()
 
@@ -107,6 +111,7 @@ class Arrivals:
         self._tail = b""
 
     def next(self) -> int:
+        """Wait for more; return how many came."""
         data = self._tail + self._socket.recv(1 << 20)
         found = data.count(MARKER)
         # A marker may be cut, never counted twice: what stays is shorter than it.
@@ -186,6 +191,7 @@ class Wakes(asyncio.Protocol):
         self.arrived: asyncio.Future[None] | None = None
 
     def data_received(self, data: bytes) -> None:
+        """Look at what came."""
         if self._marker in data and self.arrived is not None and not self.arrived.done():
             self.arrived.set_result(None)
 
