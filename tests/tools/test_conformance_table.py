@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.conformance.layers import OURS
 FILES = sorted(Path(tests.conformance.__file__).parent.glob("test_*.py"))
 
 
-def result(outcome: str, reason: str = "") -> dict[str, object]:
+def result(outcome: str, reason: str = "") -> dict[str, Any]:
     """What the suite tells of one test."""
     return {
         "outcome": outcome,
@@ -44,6 +45,18 @@ def test_one_failed_parameter_fails_the_clause() -> None:
         "f.py::test_a": "failed",
         "f.py::test_b": "passed",
     }
+
+
+def test_a_test_of_two_clauses_is_two_rows() -> None:
+    """A test that proves several clauses has a row for each, in the group of each."""
+    proven = result("passed")
+    (one,) = proven["clauses"]
+    proven["clauses"] = [one, {**one, "clause": "It sends.", "group": "Groups"}]
+    rows = by_clause({"f.py::test_a": proven})
+    assert [(row["group"], row["clause"], row["outcome"]) for row in rows.values()] == [
+        ("Messages", "send_it() sends *it*.", "passed"),
+        ("Groups", "It sends.", "passed"),
+    ]
 
 
 def test_table_tells_what_fails_and_what_was_not_run() -> None:

@@ -48,6 +48,18 @@ class PortTaken(Echo):
     def _choose_ports(self) -> None:
         self.port = free_port() if self.port else self.taken
 
+    def _is_ready(self) -> bool:
+        return self.port != self.taken and super()._is_ready()
+
+
+class Late(Echo):
+    """A server that is not ready in time."""
+
+    ready_timeout = 0
+
+    def _is_ready(self) -> bool:
+        return False
+
 
 #: Starts two servers in one directory, says where they are, and waits to be ended.
 HOLDER = """
@@ -130,18 +142,14 @@ def test_one_that_does_not_start_is_told() -> None:
 
 def test_one_that_is_late_is_told() -> None:
     """A server that does not become ready in time is given up."""
-    server = Echo()
-    server.ready_timeout = 0
-    server._is_ready = lambda: False  # type: ignore[method-assign]
     with pytest.raises(ServerError, match="not ready after 0 s"):
-        server.launch_on_free_ports()
+        Late().launch_on_free_ports()
 
 
 def test_another_port_is_tried() -> None:
     """Where somebody took the port between finding it free and using it, it takes another."""
     with socket.create_server((HOST, 0)) as somebody, PortTaken() as server:
         server.taken = somebody.getsockname()[1]
-        server._is_ready = lambda: server.port != server.taken and accepts(server.port)  # type: ignore[method-assign]
         server.launch_on_free_ports()
         assert accepts(server.port)
 
