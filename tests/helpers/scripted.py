@@ -237,3 +237,29 @@ async def connected(script: Script, **changes: object) -> AsyncIterator[Connecti
             connection.protocol.abort()
             with contextlib.suppress(Exception):
                 await asyncio.shield(connection.protocol.closed)
+
+
+async def never(peer: Peer) -> None:
+    """Do nothing after the handshake."""
+
+
+async def settled(future: asyncio.Future[None]) -> BaseException | None:
+    """Wait for a future, ten seconds at most; give its error."""
+    await asyncio.wait({future}, timeout=10)
+    if not future.done():
+        raise AssertionError(f"still waiting: {future!r}")
+    return future.exception()
+
+
+async def fail_to_connect(port: int, **changes: object) -> Exception:
+    """Give the error of an attempt to connect, which leaves a closed connection."""
+    connection = unconnected(port, **changes)
+    try:
+        await connection.connect()
+    except Exception as err:
+        await asyncio.wait({connection.protocol.closed}, timeout=10)
+        assert connection.protocol.closed.done()
+        assert not connection.protocol.open
+        assert connection.protocol._heartbeat_timer is None
+        return err
+    raise AssertionError("it connected")

@@ -6,14 +6,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-import pamqp.commands
 import pytest
 
 from channels_rabbitmq.connection import Connection
 from channels_rabbitmq.errors import ChannelClosed, ChannelClosedByServer, ConnectionClosed
 from devtools.broker import Broker
 from tests.helpers.connections import LOOPS, connection_to, open_connection, to_same
-from tests.helpers.scripted import Peer, connected
 from tests.helpers.support import until
 
 
@@ -433,26 +431,3 @@ async def test_waiting_for_the_end_can_be_cancelled(connection: Connection) -> N
     consumer.close()
     await consumer.closed
     assert consumer.closed.done()
-
-
-async def test_server_closes_the_consumer_with_messages_waiting() -> None:
-    """Messages that wait are dropped with the channel: another consumer gets them."""
-
-    async def script(peer: Peer) -> None:
-        number = await peer.accept_consumer()
-        peer.deliver(number, 1, b"1")
-        peer.deliver(number, 2, b"2")
-        await peer.expect(pamqp.commands.Basic.Ack)
-        peer.send(number, pamqp.commands.Channel.Close(406, "PRECONDITION_FAILED", 0, 0))
-        await peer.expect(pamqp.commands.Channel.CloseOk)
-
-    async with connected(script) as connection:
-        consumer = connection.acking_consumer("q", prefetch_count=2)
-        _, tag = await asyncio.wait_for(consumer.next_delivery(), 10)
-        consumer.ack(tag)
-        await asyncio.wait({consumer.closed}, timeout=10)
-        with pytest.raises(ChannelClosedByServer, match="406"):
-            await consumer.next_delivery()
-        consumer.ack(2)
-        with pytest.raises(ChannelClosedByServer, match="406"):
-            await consumer.__aexit__(None, None, None)

@@ -8,7 +8,6 @@ import time
 import pamqp.commands
 import pytest
 
-from channels_rabbitmq.amqp.connect import connect
 from channels_rabbitmq.amqp.frames import HEARTBEAT
 from channels_rabbitmq.errors import (
     BadBytesFromServer,
@@ -16,25 +15,8 @@ from channels_rabbitmq.errors import (
     ConnectionClosedByServer,
     describe,
 )
-from tests.helpers.scripted import Peer, connected, serve, unconnected
+from tests.helpers.scripted import Peer, connected, fail_to_connect, serve, unconnected
 from tests.helpers.support import until
-
-pytestmark = pytest.mark.slow
-
-
-async def fail_to_connect(port: int, **changes: object) -> Exception:
-    """Give the error of an attempt to connect, which leaves a closed connection."""
-    connection = unconnected(port, **changes)
-    try:
-        await connection.connect()
-    except Exception as err:
-        await asyncio.wait({connection.protocol.closed}, timeout=10)
-        assert connection.protocol.closed.done()
-        assert not connection.protocol.open
-        assert connection.protocol._heartbeat_timer is None
-        return err
-    raise AssertionError("it connected")
-
 
 # Servers that do not answer, or not in AMQP
 
@@ -93,37 +75,6 @@ async def test_server_that_closes_at_once() -> None:
         error = await fail_to_connect(port)
         assert isinstance(error, ConnectionError)
         assert "closed the socket without a word" in describe(error) or error.errno is not None
-
-
-async def test_nobody_there() -> None:
-    """A port where nobody listens is an OSError."""
-
-    async def script(peer: Peer) -> None:
-        pass
-
-    async with serve(script) as port:
-        pass
-    assert isinstance(await fail_to_connect(port), ConnectionRefusedError)
-
-
-async def test_host_that_cannot_be_resolved() -> None:
-    """A host name that does not exist is an OSError."""
-    assert isinstance(await fail_to_connect(1, host="no-such-host.invalid"), OSError)
-
-
-async def test_host_name() -> None:
-    """A host name is resolved when no address is given."""
-
-    async def script(peer: Peer) -> None:
-        await peer.handshake()
-        await peer.accept_close()
-
-    async with serve(script) as port:
-        connection = unconnected(port, host="localhost")
-        await connect(connection.protocol, "127.0.0.1")
-        async with connection as entered:
-            assert entered is connection
-        assert connection.protocol.closed.done()
 
 
 # Servers that refuse
@@ -326,6 +277,7 @@ async def test_no_heartbeats_no_timers() -> None:
             assert said == [b""]
 
 
+@pytest.mark.slow
 async def test_silent_server_is_left_within_two_heartbeats() -> None:
     """A server that sends nothing is left after more than one heartbeat and within two."""
 
@@ -341,6 +293,7 @@ async def test_silent_server_is_left_within_two_heartbeats() -> None:
         assert 1 < time.monotonic() - started < 2.5
 
 
+@pytest.mark.slow
 async def test_heartbeats_keep_both_sides_content() -> None:
     """A server that only sends heartbeats is not left, and gets heartbeats in return."""
     heard = 0
