@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt  # type: ignore[import-not-found,unused-ignore]
 
 from .cases import CASES, Case
 from .report import TITLES
-from .results import LIMIT, Results
+from .results import LIMIT, OURS, Results
 
 #: Ours stand out; the rest is for telling lines apart, also without colours.
 OURS_COLOUR = "#d95f02"
@@ -77,6 +77,7 @@ def bars(found: Results, case: Case, path: Path) -> None:
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=7, frameon=False)
     axes.set_yticks(range(len(rows)), [TITLES[peer] for peer in rows])
     axes.set_xlim(0, greatest * scale * 1.15)
+    axes.xaxis.set_major_formatter("{x:,g}")
     axes.set_title(case.title, loc="left", fontsize=10)
     axes.set_xlabel(f"{case.unit.name} ({case.better})", fontsize=8)
     finish(figure, axes, path)
@@ -84,16 +85,21 @@ def bars(found: Results, case: Case, path: Path) -> None:
 
 def growth(found: Results, kind: str, path: Path) -> None:
     """How the time that one message, delivery or membership takes grows with something."""
-    sizes = {case.growth[1]: case for case in CASES if case.growth and case.growth[0] == kind}
+    sizes = {
+        case.growth[1]: case
+        for case in sorted(CASES, key=lambda case: case.growth or ("", 0))
+        if case.growth and case.growth[0] == kind and found.spread(case.key, OURS, "rate")
+    }
     figure, axes = plt.subplots(figsize=(8, 4))
     drawn = False
     for number, (peer, title) in enumerate(TITLES.items()):
         points = [
             (size, 1e6 / spread.median)
-            for size, case in sorted(sizes.items())
+            for size, case in sizes.items()
             if (spread := found.spread(case.key, peer, "rate"))
         ]
-        if len(points) < 2:
+        # A line over a gap would say something of what was not measured.
+        if len(points) < 2 or [size for size, _ in points] != list(sizes)[: len(points)]:
             continue
         drawn = True
         xs, ys = zip(*points, strict=True)
@@ -106,7 +112,6 @@ def growth(found: Results, kind: str, path: Path) -> None:
                 xs,
                 ys,
                 color=OURS_COLOUR if ours else COLOURS[number % len(COLOURS)],
-                linestyle=":" if peer == "ours-uvloop" else "-",
                 linewidth=2.2 if ours else 1.2,
                 marker="o" if ours else MARKS[number % len(MARKS)],
                 markersize=5,
@@ -117,12 +122,12 @@ def growth(found: Results, kind: str, path: Path) -> None:
         return
     axes.set_xscale("log")
     axes.set_yscale("log")
-    ticks = sorted(sizes)
+    ticks = list(sizes)
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.xaxis.set_minor_locator(mpl.ticker.NullLocator())
-    plain = mpl.ticker.FuncFormatter(lambda value, _: f"{value:,g}")
-    axes.yaxis.set_major_formatter(plain)
-    axes.yaxis.set_minor_formatter(plain)
+    axes.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(mpl.ticker.NullLocator())
+    axes.yaxis.set_major_formatter("{x:,g}")
     axes.set_xlabel(AXES[kind][0], fontsize=8)
     axes.set_ylabel(AXES[kind][1], fontsize=8)
     axes.set_title(f"How cost grows with {kind} (lower is better)", loc="left", fontsize=10)
