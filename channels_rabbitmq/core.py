@@ -1,28 +1,36 @@
 """The channel layer: the Channel Layer Specification's methods, and nothing else.
 
 https://channels.readthedocs.io/en/latest/channel_layer_spec.html
+
+Each method checks its arguments and runs the one operation that it is about on the event loop
+that owns the connection: see :meth:`.Owner.run`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import threading
 import weakref
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from typing import ClassVar, Unpack
+from collections.abc import Awaitable, Generator, Mapping, Sequence
+from typing import Any, ClassVar, Unpack
 
 from channels import exceptions
 from channels.layers import BaseChannelLayer
 
 from .config.options import DEFAULT_HOST, Options, OtherOptions
 from .connection import Connection
-from .errors import LoopEnded
+from .errors import AmqpError, ChannelClosedByServer, LoopEnded, NotConnected, ServerSentNack
+from .layer import receiving
 from .layer.loop_layer import LoopLayer
 from .layer.owner import Owner
-from .wire.messages import CHANNEL_KEY, GROUP_KEY, Message
-from .wire.names import MAX_LENGTH, random_name, require_channel, require_group
+from .log import RateLimitedWarning
+from .wire.messages import CHANNEL_KEY, GROUP_KEY
+from .wire.names import MAX_LENGTH, group_key, random_name, require_channel, require_group
 
 logger = logging.getLogger(__name__)
+
+#: How a publish fails. What is raised for a message that cannot be sent is none of these.
+_NOT_SENT = (AmqpError, LoopEnded, NotConnected, TimeoutError)
 
 
 class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no types
@@ -45,9 +53,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
     MessageTooLarge: ClassVar[type[Exception]] = exceptions.MessageTooLarge
 
     def __init__(
-        self,
-        host: str | list[str] | tuple[str, ...] = DEFAULT_HOST,
-        **config: Unpack[OtherOptions],
+        self, host: str | Sequence[str] = DEFAULT_HOST, **config: Unpack[OtherOptions]
     ) -> None:
         self.options = Options.from_config({"host": host, **config})
         super().__init__(expiry=self.options.expiry, capacity=self.options.capacity)
@@ -57,9 +63,10 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         self.group_expiry = self.options.group_expiry
         self._owner = Owner(self.options)
         self._encode = self._owner.codec.encode
+        self._warn_group_send = RateLimitedWarning(logger)
         #: What :attr:`current_connection` gave last: one object for each connection, whoever asks.
         self._connection: Connection | None = None
-        self._connection_lock = threading.Lock()
+        # The owner must not refer to the layer, which would never be collected then.
         weakref.finalize(self, self._owner.drop).atexit = False
 
     def __repr__(self) -> str:
@@ -80,7 +87,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         self._owner.require_open()
         return f"{self._owner.queue_name}!{random_name()}"
 
-    async def send(self, channel: str, message: Message) -> None:
+    async def send(self, channel: str, message: Mapping[str, Any]) -> None:
         """Send a message to one channel; return once RabbitMQ has it.
 
         A normal channel (one without ``!``) keeps it for whichever process receives first.
@@ -93,39 +100,33 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         """
         queue_name, mark, _ = require_channel(channel).partition("!")
         body = self._encode(CHANNEL_KEY, channel, message, self.options.max_message_size)
-        if not mark:
-            await self._owner.send_normal(channel, body)
-            return
-        loop_layer = self._owner.loop_layer_here()
-        if loop_layer is not None:
-            try:
-                await loop_layer.send(queue_name, body)
-                return
-            except LoopEnded:
-                pass  # not sent yet: the link lives elsewhere now
-        await self._owner.send(queue_name, body)
+        try:
+            if mark:
+                await self._owner.run(LoopLayer.publish, "", queue_name, body, repeat=False)
+            else:
+                await self._owner.run(LoopLayer.send_normal, channel, body, repeat=False)
+        except ServerSentNack:
+            raise exceptions.ChannelFull(
+                f"Queue {queue_name} is full (remote_capacity {self.options.remote_capacity})"
+            ) from None
+        except _NOT_SENT as err:
+            if not mark and isinstance(err, ChannelClosedByServer):
+                raise  # RabbitMQ refuses the queue of a normal channel: that is no outage
+            raise self._not_connected(err) from None
 
-    async def receive(self, channel: str) -> Message:
+    async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message of a channel of this process, or of a normal channel.
 
         Several may wait on one channel: each message goes to one of them. Cancelling loses no
         message. Raises :class:`ValueError` for a channel of another process.
         """
-        loop_layer = self._owner.loop_layer_here()
-        if loop_layer is not None:
-            own = loop_layer.find(channel) is not None or self._is_own(require_channel(channel))
-            try:
-                return await (
-                    loop_layer.receive(channel) if own else loop_layer.normal.receive(channel)
-                )
-            except LoopEnded:
-                pass  # the link lives elsewhere now, and so do the messages
-        self._is_own(require_channel(channel))
-        return await self._owner.receive(channel)
+        if self._owner.find(channel) is None:
+            self._require_receivable(channel)
+        return await self._owner.run(receiving.receive, channel, give_back=receiving.take_back)
 
     async def receive_many(
         self, channels: Sequence[str], block: bool = False
-    ) -> tuple[str, Message] | tuple[None, None]:
+    ) -> tuple[str, dict[str, Any]] | tuple[None, None]:
         """Give a channel that has a message, out of several, and the message.
 
         Without ``block``, that is ``(None, None)`` if none has one (for normal channels, after a
@@ -135,15 +136,17 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         """
         names = list(dict.fromkeys(channels))
         for name in names:
-            self._is_own(require_channel(name))
+            self._require_receivable(name)
         if not names:
             if block:
                 raise ValueError("there is no channel to wait for")
             return None, None
-        received = await self._owner.receive_many(names, block)
+        received = await self._owner.run(
+            receiving.receive_many, names, block, give_back=receiving.take_back_any
+        )
         return (None, None) if received is None else received
 
-    async def receive_many_blocking(self, channels: Sequence[str]) -> tuple[str, Message]:
+    async def receive_many_blocking(self, channels: Sequence[str]) -> tuple[str, dict[str, Any]]:
         """The same as :meth:`receive_many` with ``block=True``."""
         channel, message = await self.receive_many(channels, block=True)
         if channel is None or message is None:
@@ -163,21 +166,18 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         answer within ``send_timeout`` (version 4.0.1 never does).
         """
         require_group(group)
-        queue_name, mark, _ = require_channel(channel).partition("!")
-        if not mark:
-            await self._owner.call(_group_add_normal, group, channel)
-            return
-        if queue_name != self._owner.queue_name:
-            await self._owner.call(LoopLayer.group_add_elsewhere, queue_name, group, channel)
-            return
-        loop_layer = self._owner.loop_layer_here()
-        if loop_layer is not None:
-            try:
-                await loop_layer.groups.add(group, channel)
-                return
-            except LoopEnded:
-                pass  # the link lives elsewhere now
-        await self._owner.group_add(group, channel)
+        require_channel(channel)
+        # A membership that was asked for from another loop is only claimed until that has heard
+        # of it: cancelled as the answer is on its way, it must leave nothing behind.
+        claim = await self._owner.run(
+            LoopLayer.group_add,
+            group,
+            channel,
+            asyncio.get_running_loop(),
+            give_back=LoopLayer.undo_group_add,
+        )
+        if claim is not None:
+            self._owner.post(LoopLayer.confirm_group_add, group, channel)
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Take a channel out of a group, at once; nothing happens if it is not in it.
@@ -185,30 +185,40 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         For a channel of another process, it is as with :meth:`group_add`.
         """
         require_group(group)
-        queue_name, mark, _ = require_channel(channel).partition("!")
-        if mark and queue_name != self._owner.queue_name:
-            await self._owner.call(LoopLayer.group_discard_elsewhere, queue_name, group, channel)
-        else:
-            await self._owner.call(_group_discard, group, channel)
+        require_channel(channel)
+        await self._owner.run(LoopLayer.group_discard, group, channel)
 
-    async def group_send(self, group: str, message: Message) -> None:
+    async def group_send(self, group: str, message: Mapping[str, Any]) -> None:
         """Send a message to every channel in a group; return once RabbitMQ has it.
 
         Processes that store no more miss it, as do all while RabbitMQ is away; a warning says so.
         Raises what :meth:`send` raises for a message that cannot be sent, and never ChannelFull.
         """
         require_group(group)
-        body = self._encode(GROUP_KEY, group, message, self.options.max_message_size)
-        loop_layer = self._owner.loop_layer_here()
-        if loop_layer is not None:
-            try:
-                await loop_layer.send_group(group, body)
-                return
-            except LoopEnded:
-                pass  # not sent yet: the link lives elsewhere now
-        await self._owner.send_group(group, body)
+        options = self.options
+        body = self._encode(GROUP_KEY, group, message, options.max_message_size)
+        key = group_key(options.prefix, group)
+        try:
+            await self._owner.run(
+                LoopLayer.publish, options.groups_exchange, key, body, repeat=False
+            )
+        except ServerSentNack:
+            self._warn_group_send(
+                "Message to group %s dropped for at least one process: its queue is full "
+                "(remote_capacity %d)",
+                group,
+                options.remote_capacity,
+            )
+        except LoopEnded:
+            self._warn_group_send(
+                "Message to group %s perhaps dropped: its event loop ended meanwhile", group
+            )
+        except _NOT_SENT as err:
+            self._warn_group_send(
+                "Message to group %s dropped: %s", group, self._not_connected(err)
+            )
 
-    async def send_group(self, group: str, message: Message) -> None:
+    async def send_group(self, group: str, message: Mapping[str, Any]) -> None:
         """The same as :meth:`group_send`."""
         await self.group_send(group, message)
 
@@ -222,73 +232,78 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         require_group(group)
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
             raise ValueError("timeout must be a number of seconds")
-        return await self._owner.call(LoopLayer.group_members, group, float(timeout))
+        return await self._owner.run(LoopLayer.group_members, group, float(timeout))
 
     # Flush
 
     async def flush(self) -> None:
         """Empty all channels and groups of every process on the same broker and prefix.
 
-        So it does with the normal channels that any of the processes has used. Members must join
+        Normal channels that any of these processes has used are purged as well. Members must join
         again. It returns once every process that is known to be there has done its part. Raises
         :class:`~channels_rabbitmq.errors.NotAnswered` if one did not within ``send_timeout``, and
         :class:`~channels_rabbitmq.errors.NotConnected` while RabbitMQ is away. Processes of
         version 4.0.1 take no part.
         """
-        await self._owner.call(LoopLayer.flush)
+        await self._owner.run(LoopLayer.flush)
 
     # Beyond the specification
 
     @property
     def current_connection(self) -> Awaitable[Connection]:
-        """Awaitable for the open AMQP connection, a :class:`carehare.Connection`.
+        """Awaitable for the open AMQP connection, for publishing jobs and consuming queues.
 
-        Use it to publish jobs. It waits while RabbitMQ is away. A connection may end at any time;
-        what is under way on it then raises :class:`.ConnectionClosed`, and the next
-        ``await layer.current_connection`` gives the one after it.
+        It waits while RabbitMQ is away. A connection may end at any time; what is under way on it
+        then raises :class:`~channels_rabbitmq.errors.ConnectionClosed`, and the next
+        ``await layer.current_connection`` gives the one after it. Asking without awaiting does
+        nothing.
         """
-        return _CurrentConnection(self._connect)
+        return _CurrentConnection(self)
 
     @property
     def carehare_connection(self) -> Awaitable[Connection]:
         """The same as :attr:`current_connection`."""
         return self.current_connection
 
+    async def _wait_connection(self) -> Connection:
+        return await self._owner.run(self._connection_on)
+
+    async def _connection_on(self, loop_layer: LoopLayer) -> Connection:
+        # On the owning loop, so that two who ask at once get the same object without a lock.
+        protocol = await loop_layer.protocol()
+        if self._connection is None or self._connection.protocol is not protocol:
+            self._connection = Connection(protocol, loop_layer.portal)
+        return self._connection
+
     async def close(self) -> None:
         """Close the connection and end everything; calling it again does nothing."""
         await self._owner.close()
 
-    async def _connect(self) -> Connection:
-        protocol, portal = await self._owner.connection()
-        with self._connection_lock:
-            if self._connection is None or self._connection.protocol is not protocol:
-                self._connection = Connection(protocol, portal)
-            return self._connection
-
-    def _is_own(self, channel: str) -> bool:
-        """Whether it is a channel of this process; False if normal, ValueError if another's."""
-        queue_name, mark, _ = channel.partition("!")
+    def _require_receivable(self, channel: str) -> None:
+        """Raise unless a channel is of this process or normal."""
+        queue_name, mark, _ = require_channel(channel).partition("!")
         if mark and queue_name != self._owner.queue_name:
             raise ValueError("the channel belongs to another process or another layer")
-        return bool(mark)
+
+    def _not_connected(self, error: BaseException) -> NotConnected:
+        """Say why RabbitMQ has not confirmed a message: one of ``_NOT_SENT``."""
+        if isinstance(error, NotConnected):
+            return error
+        if isinstance(error, TimeoutError):
+            return NotConnected(
+                f"RabbitMQ is away: no connection within send_timeout "
+                f"({self.options.send_timeout:g} s)"
+            )
+        if isinstance(error, LoopEnded):
+            return NotConnected("the event loop of the connection ended meanwhile")
+        return NotConnected("the connection to RabbitMQ ended meanwhile")
 
 
 class _CurrentConnection:
     """Waits for the connection only when awaited, so that asking in vain leaves nothing behind."""
 
-    def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
-        self._connect = connect
+    def __init__(self, layer: RabbitmqChannelLayer) -> None:
+        self._layer = layer
 
     def __await__(self) -> Generator[object, None, Connection]:
-        return self._connect().__await__()
-
-
-async def _group_add_normal(loop_layer: LoopLayer, group: str, channel: str) -> None:
-    await loop_layer.normal.group_add(group, channel)
-
-
-async def _group_discard(loop_layer: LoopLayer, group: str, channel: str) -> None:
-    if "!" in channel:
-        loop_layer.groups.discard(group, channel)
-    else:
-        await loop_layer.normal.group_discard(group, channel)
+        return self._layer._wait_connection().__await__()

@@ -1,17 +1,13 @@
-"""Joins the mailboxes to the link, on one event loop: the layer's methods as seen from there."""
+"""The channel layer of one event loop: what its methods do where the connection lives."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import random
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from typing import NoReturn, TypeVar
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from functools import partial
 
-from channels.exceptions import ChannelFull, StopConsumer
-
-from ..amqp.futures import in_time
 from ..amqp.protocol import Protocol
 from ..broker.groups import Groups
 from ..broker.normal_channels import NormalChannels
@@ -20,44 +16,32 @@ from ..broker.recovery import Recovery
 from ..broker.topology import Topology
 from ..config.options import Options
 from ..errors import (
-    ChannelClosed,
-    ChannelClosedByServer,
-    ConnectionClosed,
     LoopEnded,
     NotConnected,
-    ServerSentNack,
 )
 from ..local.housekeeping import Housekeeping
-from ..local.mailboxes import NOWHERE, Delivery, Mailbox, Source
+from ..local.mailboxes import NOWHERE, Delivery, Source
 from ..local.state import LocalState
 from ..log import RateLimitedWarning
 from ..wire.messages import CHANNEL_KEY, GROUP_KEY, BadMessage, Message
-from ..wire.names import group_key, is_channel_of
+from ..wire.names import is_channel_of
 from ..wire.serializers import Codec
 from .hooks import Hooks
+from .loop_thread import LoopThread
+from .portal import Portal
 
 logger = logging.getLogger(__name__)
 
-#: Seconds in which RabbitMQ may send a message to who does not want to wait for one.
-_FETCH_TIME = 0.1
-
-#: How publishing fails, in :meth:`LoopLayer.sending`.
-PUBLISH_ERRORS = (
-    asyncio.TimeoutError,
-    ChannelClosed,
-    ChannelClosedByServer,
-    ConnectionClosed,
-    NotConnected,
-    ServerSentNack,
-)
-
-_T = TypeVar("_T")
-
 
 class LoopLayer:
-    """The process's side of the channel layer. All of it runs on one event loop.
+    """What the channel layer does on the loop that owns it. All of it runs there.
 
-    ``memory`` outlives it: the next hub, on another loop, goes on with it.
+    ``local`` outlives it: the next LoopLayer, on another loop, goes on with that. It is made in
+    ``thread``, if that is our own. When the loop ends ``on_end`` is called, on any thread, and
+    ``on_late`` with what RabbitMQ still delivers here after that.
+
+    :mod:`~channels_rabbitmq.layer.receiving` has the waiting for messages. It listens to its
+    :class:`~channels_rabbitmq.broker.recovery.Recovery`.
     """
 
     def __init__(
@@ -65,7 +49,9 @@ class LoopLayer:
         options: Options,
         codec: Codec,
         queue_name: str,
-        state: LocalState,
+        local: LocalState,
+        thread: LoopThread | None,
+        *,
         on_end: Callable[[LoopLayer], None],
         on_late: Callable[[bytes], None],
     ) -> None:
@@ -74,186 +60,127 @@ class LoopLayer:
         self._decrypt = codec.decrypt
         self._decode = codec.decode
         self._queue_name = queue_name
-        self._state = state
-        self._mailboxes = mailboxes = state.mailboxes
+        self.local = local
+        self.mailboxes = local.mailboxes
         #: The local channels in a group.
-        self._members_of: Callable[[str], Collection[str]] = state.memberships.members
-        #: The mailbox of a channel that was received from before: its name needs no check.
-        self.find: Callable[[str], Mailbox | None] = mailboxes.find
+        self._members_of: Callable[[str], Collection[str]] = local.memberships.members
         self.loop = asyncio.get_running_loop()
-        self._closed = False
-        #: Called when the loop cancels all that it has: another hub goes on with the mailboxes.
+        #: The thread of the loop; None if that is the user's.
+        self.thread = thread
+        #: The way to this loop from others.
+        self.portal = Portal(self.loop, partial(on_end, self))
+        #: Nothing is received here any more: the layer was closed, or ``local`` is another's.
+        self.ended = False
         self._on_end = on_end
-        #: That has happened.
-        self._moved = False
-        #: Called with what RabbitMQ still delivers here then.
         self._on_late = on_late
         #: One for each kind of error.
         self._warn_bad_message: dict[type, RateLimitedWarning] = {}
-        self._warn_group_dropped = RateLimitedWarning(logger)
         self.recovery = Recovery(options, queue_name, self)
-        self.normal = NormalChannels(options, codec, self.recovery, state, self._warn_bad)
+        self.normal = NormalChannels(options, codec, self.recovery, local, self._warn_bad)
         self._hooks = Hooks(options)
-        self._housekeeping = Housekeeping(options, state, self.loop)
-        self.groups = Groups(options, state, self.recovery, self.loop)
+        self.housekeeping = Housekeeping(options, local, self.loop)
+        self._groups = Groups(options, local, self.recovery, self.loop)
         self._peers = Peers(
-            options, codec, queue_name, self.recovery, state, self.groups, self.normal
+            options, codec, queue_name, self.recovery, local, self._groups, self.normal
         )
 
     def __repr__(self) -> str:
-        return f"<LoopLayer: {self.recovery!r}, {self._mailboxes!r}>"
+        return f"<{type(self).__name__}: {self.recovery!r}, {self.mailboxes!r}>"
 
     # Sending
 
-    async def send(self, queue_name: str, body: bytes) -> None:
-        """Publish to one process's queue.
+    def publish(self, exchange: str, routing_key: str, body: bytes) -> Awaitable[None]:
+        """Publish once; what this gives is done when RabbitMQ confirmed it.
 
-        Raises :class:`channels.exceptions.ChannelFull` when it is full, and
-        :class:`~channels_rabbitmq.errors.NotConnected` when RabbitMQ does not answer in time.
+        It raises what :meth:`.Topology.publish` raises, and
+        :class:`~channels_rabbitmq.errors.NotConnected` or :class:`TimeoutError` where there was
+        no connection that took it.
         """
-        try:
-            await self._publish("", queue_name, body)
-        except PUBLISH_ERRORS as err:
-            raise send_error(err) from None
-
-    async def send_group(self, group: str, body: bytes) -> None:
-        """Publish to every process that has a member; drop, with a warning, where it cannot."""
-        try:
-            await self.sending_group(group, body)
-        except PUBLISH_ERRORS as err:
-            warn_group_dropped(self._warn_group_dropped, group, err)
-
-    def sending(self, queue_name: str, body: bytes) -> Awaitable[None]:
-        """What :meth:`send` awaits: it raises :data:`PUBLISH_ERRORS`."""
-        return self._publish("", queue_name, body)
-
-    def sending_group(self, group: str, body: bytes) -> Awaitable[None]:
-        """What :meth:`send_group` awaits: it raises :data:`PUBLISH_ERRORS`."""
-        key = group_key(self._options.prefix, group)
-        return self._publish(self._options.groups_exchange, key, body)
-
-    def _publish(self, exchange: str, routing_key: str, body: bytes) -> Awaitable[None]:
         topology = self.recovery.topology
         if topology is not None and topology.usable:
             return topology.publish(exchange, routing_key, body)
-        return self._publish_later(exchange, routing_key, body)
-
-    async def _publish_later(self, exchange: str, routing_key: str, body: bytes) -> None:
-        await self._in_time(self._publish_when_ready(exchange, routing_key, body))
+        return self._publish_when_ready(exchange, routing_key, body)
 
     async def _publish_when_ready(self, exchange: str, routing_key: str, body: bytes) -> None:
-        while True:
-            topology = await self.recovery.wait_topology()
-            if topology.blocked is not None:
-                raise NotConnected(f"RabbitMQ takes no messages: {topology.blocked}")
-            if topology.usable:
-                await topology.publish(exchange, routing_key, body)
-                return
-            await topology.wait_writable()
+        async with asyncio.timeout(self._options.send_timeout):
+            while True:
+                topology = await self.recovery.wait_topology()
+                if topology.blocked is not None:
+                    raise NotConnected(f"RabbitMQ takes no messages: {topology.blocked}")
+                elif topology.usable:
+                    await topology.publish(exchange, routing_key, body)
+                    return
+                else:
+                    await topology.wait_writable()
 
-    # Receiving
+    def send_normal(self, channel: str, body: bytes) -> Awaitable[None]:
+        """Publish to the queue of a normal channel."""
+        return self.normal.send(channel, body)
 
-    async def receive(self, channel: str) -> Message:
-        """Wait for the oldest message of a local channel, through outages; cancellation is safe."""
-        mailboxes = self._mailboxes
-        box = mailboxes.find(channel) or mailboxes.box(channel)
-        while not box.queue:
-            if self._closed:
-                self._refuse()
-            waiter: asyncio.Future[None] = self.loop.create_future()
-            box.waiters.append(waiter)
-            try:
-                await waiter
-            except asyncio.CancelledError:
-                box.give_up(waiter)
-                raise
-            if not box.queue:  # another reader was faster, and the box may be gone
-                box = mailboxes.box(channel)
-        return mailboxes.take(box)
+    def encode(self, channel: str, message: Message) -> bytes:
+        """The body of a message to a channel."""
+        return self._codec.encode(CHANNEL_KEY, channel, message, self._options.max_message_size)
 
-    async def receive_any(self, channel: str) -> Message:
-        """Receive from a channel of this process, or from a normal one."""
-        return await (self.receive(channel) if "!" in channel else self.normal.receive(channel))
+    # Groups
 
-    async def receive_many(
-        self, channels: Sequence[str], block: bool
-    ) -> tuple[str, Message] | None:
-        """Give a message of any of the channels; None if none has one and ``block`` is false."""
-        normal = [name for name in channels if "!" not in name]
-        fetched = not normal
-        while True:
-            ready = [name for name in channels if self._is_ready(name)]
-            if ready:
-                return self._take_one(ready)
-            if block:
-                await self._wait_for_any(channels, None)
-            elif fetched:
-                return None
-            else:
-                await self._wait_for_any(normal, _FETCH_TIME)
-                fetched = True
+    def group_add(
+        self, group: str, channel: str, caller: asyncio.AbstractEventLoop
+    ) -> Awaitable[object]:
+        """Add a channel to a group: one of this process, a normal one, or one of another process.
 
-    def _is_ready(self, channel: str) -> bool:
-        if "!" in channel:
-            return bool(self._mailboxes.box(channel).queue)
-        return self.normal.ready(channel)
+        A result that is not None is a claim, where ``caller`` is another loop: a membership that
+        stands only from :meth:`confirm_group_add` on, as this result may cross with a
+        cancellation there. Given back to :meth:`undo_group_add`, it leaves nothing behind.
+        """
+        queue_name, mark, _ = channel.partition("!")
+        if not mark:
+            return self.normal.group_add(group, channel)
+        if queue_name != self._queue_name:
+            return self._peers.group_add(queue_name, group, channel)
+        if caller is self.loop:
+            return self._groups.add(group, channel)
+        return self._claim(group, channel)
 
-    def _take_one(self, ready: list[str]) -> tuple[str, Message]:
-        name = ready.pop(random.randrange(len(ready)))
-        message = (
-            self._mailboxes.take(self._mailboxes.box(name))
-            if "!" in name
-            else self.normal.take(name)
-        )
-        # A message that woke us and that we leave is for the next in line.
-        for other in ready:
-            self._any_box(other).wake()
-        return name, message
+    async def _claim(self, group: str, channel: str) -> object:
+        claim = object()
+        await self._groups.add(group, channel, claim)
+        return claim
 
-    async def _wait_for_any(self, channels: Sequence[str], timeout: float | None) -> None:
-        """Wait until one of the channels may have a message, or for so many seconds."""
-        waiter: asyncio.Future[None] = self.loop.create_future()
-        timer = None if timeout is None else self.loop.call_later(timeout, _wake, waiter)
-        try:
-            for name in channels:
-                if self._closed:
-                    self._refuse()
-                self._any_box(name).waiters.append(waiter)
-                self.normal.update(name)
-            await waiter
-        except asyncio.CancelledError:
-            for name in channels:
-                self._any_box(name).give_up(waiter)
-            raise
-        finally:
-            for name in channels:
-                box = self._any_box(name)
-                if waiter in box.waiters:
-                    box.waiters.remove(waiter)
-                self.normal.update(name)
-            if timer is not None:
-                timer.cancel()
+    def confirm_group_add(self, group: str, channel: str) -> None:
+        """Establish a membership: the result of :meth:`group_add` arrived on the caller's loop."""
+        self._groups.confirm_add(group, channel)
 
-    def _any_box(self, channel: str) -> Mailbox:
-        return (self._mailboxes if "!" in channel else self._state.normal).box(channel)
+    def undo_group_add(
+        self, group: str, channel: str, caller: asyncio.AbstractEventLoop, claim: object
+    ) -> None:
+        """End a claim: whoever called :meth:`group_add` for it was cancelled."""
+        if claim is not None:
+            self._groups.undo_add(group, channel, claim)
 
-    def take_back(self, channel: str, message: Message) -> None:
-        """A message that was read for a caller who was cancelled before it got it."""
-        if "!" not in channel:
-            body = self._codec.encode(CHANNEL_KEY, channel, message, self._options.max_message_size)
-            self.normal.take_back(channel, message, body)
-            return
-        self._mailboxes.put_back(channel, message, self.loop.time())
-        self._housekeeping.message_held()
+    async def group_discard(self, group: str, channel: str) -> None:
+        """Take a channel out of a group, as :meth:`group_add` puts it in."""
+        queue_name, mark, _ = channel.partition("!")
+        if not mark:
+            await self.normal.group_discard(group, channel)
+        elif queue_name != self._queue_name:
+            await self._peers.group_discard(queue_name, group, channel)
+        else:
+            self._groups.discard(group, channel)
 
-    def deliver_late(self, body: bytes) -> None:
-        """A message that came while another loop was home and about to end."""
-        self.deliver(NOWHERE, 0, False, body)
+    def group_members(self, group: str, timeout: float) -> Awaitable[list[str]]:
+        """All channels in a group, as far as the processes answer in time."""
+        return self._peers.group_members(group, timeout)
+
+    def flush(self) -> Awaitable[None]:
+        """Empty all channels and groups, of every process."""
+        return self._peers.flush()
+
+    # What recovery tells
 
     def deliver(self, source: Source, tag: int, redelivered: bool, body: bytes) -> None:
         """Put a message into the mailboxes of its receivers."""
-        if self._closed:
-            if self._moved and not redelivered:
+        if self.ended:
+            if not redelivered:
                 self._on_late(body)
             return
         if redelivered:
@@ -268,7 +195,7 @@ class LoopLayer:
             self._warn_bad(body, err)
             source.ack(tag)
             return
-        mailboxes = self._mailboxes
+        mailboxes = self.mailboxes
         channels: Collection[str] = (name,)
         if kind == GROUP_KEY:
             channels = self._members_of(name)
@@ -281,54 +208,21 @@ class LoopLayer:
             source.ack(tag)
             return
         mailboxes.put(Delivery(source, tag, self.loop.time(), plain, message), channels)
-        self._housekeeping.message_held()
+        self.housekeeping.message_held()
+
+    def deliver_late(self, body: bytes) -> None:
+        """Take a message that came on the loop that owned the layer before, as that ended."""
+        self.deliver(NOWHERE, 0, False, body)
 
     def _warn_bad(self, body: bytes, error: BadMessage) -> None:
         warn = self._warn_bad_message.setdefault(type(error), RateLimitedWarning(logger))
         why = self._codec.explain(body, error)
         warn("Dropped %d bytes that are no message: %s", len(body), why)
 
-    # Groups
-
     def routing_keys(self) -> Iterator[str]:
         """The routing keys to bind: of every group, and of what processes ask each other."""
         yield control_key(self._options.prefix)
-        yield from self.groups.routing_keys()
-
-    # What other processes take part in
-
-    async def group_members(self, group: str, timeout: float) -> list[str]:
-        """All channels in a group, as far as the processes answer in time."""
-        return await self._peers.group_members(group, timeout)
-
-    async def flush(self) -> None:
-        """Empty all channels and groups, of every process."""
-        await self._peers.flush()
-
-    async def group_add_elsewhere(self, process: str, group: str, channel: str) -> None:
-        """Have another process add its channel to a group; nothing happens if it has gone."""
-        await self._peers.group_add(process, group, channel)
-
-    async def group_discard_elsewhere(self, process: str, group: str, channel: str) -> None:
-        """Have another process take its channel out of a group."""
-        await self._peers.group_discard(process, group, channel)
-
-    # The connection, and the end
-
-    async def protocol(self) -> Protocol:
-        """Wait for the open connection."""
-        return (await self.recovery.wait_topology()).protocol
-
-    async def close(self) -> None:
-        """Close the connection; ``receive()`` raises StopConsumer from now on."""
-        self._closed = True
-        self._mailboxes.fail_waiters(StopConsumer("the channel layer is closed"))
-        self._housekeeping.stop()
-        self.groups.stop(StopConsumer("the channel layer is closed"))
-        await self.normal.close()
-        self._peers.cancel()
-        self._hooks.cancel()
-        await self.recovery.close()
+        yield from self._groups.routing_keys()
 
     def topology_started(self, topology: Topology) -> None:
         """Go on with what needs RabbitMQ."""
@@ -342,68 +236,52 @@ class LoopLayer:
         self._hooks.topology_ended()
 
     def recovery_ended(self) -> None:
-        """End as well: the loop cancels all that it has."""
+        """The loop is cancelling all tasks that it has, and recovery's with them."""
         self.retire()
         self._stop_work()
         self._on_end(self)
 
-    def retire(self) -> None:
-        """This loop has ended, and another hub takes over the memory. On any thread.
+    # The connection, and the end
 
-        Calls that wait here fail with :class:`~channels_rabbitmq.errors.LoopEnded`.
+    async def protocol(self) -> Protocol:
+        """Wait for the open connection."""
+        return (await self.recovery.wait_topology()).protocol
+
+    async def close(self) -> None:
+        """Close the connection. May be called again, also at the same time.
+
+        Calls that wait fail with LoopEnded, which the owner, being closed, answers by
+        StopConsumer.
         """
-        if self._moved:
+        self.ended = True
+        self.local.fail_waiters(LoopEnded(started=False))
+        self.housekeeping.stop()
+        self._groups.stop(LoopEnded(started=False))
+        await self.normal.close()
+        self._peers.cancel()
+        self._hooks.cancel()
+        await self.recovery.close()
+
+    def retire(self) -> None:
+        """Leave ``local`` to another: this loop has ended, or is not to own the layer any more.
+
+        On any thread, while this loop may run or not. So what only it may touch (futures of those
+        who wait, tasks) is left to its next turn, should it have one.
+        """
+        if self.ended:
             return
-        self._closed = self._moved = True
-        self.groups.retire()
+        self.ended = True
+        self._groups.retire()
         self.normal.stop()
         with contextlib.suppress(RuntimeError):  # it is closed, and nobody waits
             self.loop.call_soon_threadsafe(self._stop_work)
 
     def _stop_work(self) -> None:
-        """End what this loop does by itself."""
-        self._housekeeping.stop()
-        self.groups.stop(LoopEnded(started=False))
+        """End what this loop does by itself, and let those who wait here ask the next owner."""
+        self.housekeeping.stop()
+        self._groups.stop(LoopEnded(started=False))
         self.normal.cancel()
         self._peers.cancel()
         self._hooks.cancel()
         self.recovery.cancel()
-        self._state.fail_waiters(LoopEnded(started=False))
-
-    def _refuse(self) -> NoReturn:
-        """Nothing is received here any more."""
-        if self._moved:
-            raise LoopEnded(started=False)
-        raise StopConsumer("the channel layer is closed")
-
-    async def _in_time(self, work: Awaitable[_T]) -> _T:
-        return await in_time(work, self._options.send_timeout)
-
-
-def send_error(error: Exception) -> Exception:
-    """What ``send()`` raises for one of :data:`PUBLISH_ERRORS`, or when home ended meanwhile."""
-    raised: Exception = error
-    if isinstance(error, ServerSentNack):
-        raised = ChannelFull("the receiving process stores no more messages")
-    elif isinstance(error, asyncio.TimeoutError):
-        raised = NotConnected("RabbitMQ is away")
-    elif isinstance(error, LoopEnded):
-        raised = NotConnected("the event loop of the connection ended meanwhile")
-    elif not isinstance(error, NotConnected):
-        raised = NotConnected("the connection to RabbitMQ ended meanwhile")
-    return raised
-
-
-def warn_group_dropped(warn: RateLimitedWarning, group: str, error: Exception) -> None:
-    """The same for ``group_send()``, which raises nothing."""
-    if isinstance(error, ServerSentNack):
-        warn("Message to group %s dropped for at least one process that stores no more", group)
-    elif isinstance(error, LoopEnded):
-        warn("Message to group %s perhaps dropped: its event loop ended meanwhile", group)
-    else:
-        warn("Message to group %s dropped: %s", group, send_error(error))
-
-
-def _wake(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+        self.local.fail_waiters(LoopEnded(started=False))

@@ -1,9 +1,30 @@
-"""Which event loop the hub lives on, its home, and how it moves.
+"""Which event loop owns the layer's connection, and how ownership moves.
 
-The first lasting loop that uses the layer becomes home. A passing loop, as ``async_to_sync()``
-makes for each call where none is running, never does: with no home yet, a thread with a loop of
-its own is started. Calls from other loops than home go over a bridge. Once home has ended,
-another loop that uses the layer becomes home; queue name, memberships and unread messages move.
+One loop at a time is the *owner*. The connection and its :class:`~.loop_layer.LoopLayer` live on
+it, and calls from other loops reach it through its :class:`~.portal.Portal`. A *transient* loop,
+as ``async_to_sync()`` makes for each call where none is running, never becomes the owner; all
+others are *lasting*.
+
+=============================  =============================================================
+there is no owner, and the     that loop becomes it; in place of a transient one, a loop in
+layer is used on a loop        a thread of our own
+there is an owner, and the     the call crosses; unless the owner has ended, which is as if
+layer is used on another loop  there were none
+the owner is our own thread,   the lasting loop becomes the owner if the process has only
+and a lasting loop calls       sent so far: nothing can be lost then, and its calls are faster
+the owner's loop ends          another loop on which the layer was used becomes the owner
+the process forks              the child starts with no owner and another queue name
+=============================  =============================================================
+
+The queue's name, memberships and unread messages go along from owner to owner. The states::
+
+             the layer is used
+    UNOWNED ──────────────────▶ OWNED
+     │   ▲                       │ │
+     │   └───── its loop ended ──┘ │ closed, collected, or the interpreter exits
+     │ the same                    ▼
+     └────────▶ CLOSED ◀──────── CLOSING
+                    left RabbitMQ
 """
 
 from __future__ import annotations
@@ -12,386 +33,379 @@ import asyncio
 import atexit
 import contextlib
 import contextvars
-import logging
+import enum
 import os
-import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from channels.exceptions import StopConsumer
 
-from ..amqp.protocol import Protocol
+from ..amqp.state import StateMachine
 from ..config.options import Options
-from ..errors import LoopEnded
+from ..errors import IllegalTransition, LoopEnded
+from ..local.mailboxes import Mailbox
 from ..local.state import LocalState
-from ..log import RateLimitedWarning
 from ..wire.names import random_name
 from ..wire.serializers import make_codec
-from .loop_layer import PUBLISH_ERRORS, LoopLayer, send_error, warn_group_dropped
+from .loop_layer import LoopLayer
 from .loop_thread import LoopThread
-from .portal import Portal
-from .transient_loops import is_passing
+from .transient_loops import is_transient
 
-_P = ParamSpec("_P")
 _T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
 
-logger = logging.getLogger(__name__)
-
-#: Seconds for taking leave of RabbitMQ when the interpreter exits.
+#: How long the interpreter's exit, or :meth:`Owner.close`, waits for our own thread, in seconds.
 _EXIT_TIMEOUT = 2.0
 
-#: Seconds after the end of home before it moves where nobody calls at the time. Loops often end
-#: together: this one may be on its last turns, and the link would be left behind on it.
-_MOVE_DELAY = 0.05
+#: How long after the end of the owning loop another one is asked to take over, in seconds. Loops
+#: often end together: that one may be on its last turns, and the connection would be left on it.
+_TAKE_OVER_DELAY = 0.05
 
-#: Every home of the process, for what concerns them all: exit and fork.
+#: Every owner of the process, for what concerns them all: exit and fork.
 _owners: weakref.WeakSet[Owner] = weakref.WeakSet()
 #: What a forked child has from its parent. Kept, so that no destructor touches the parent's
 #: socket, loop or selector.
 _inherited: list[object] = []
 
 
-@dataclass(frozen=True, eq=False)
-class _Residence:
-    """The hub and where it lives. Replaced as a whole, so that it can be read without a lock."""
+class Ownership(enum.Enum):
+    """Where ownership stands."""
 
-    loop_layer: LoopLayer
-    loop: asyncio.AbstractEventLoop
-    portal: Portal
-    #: The thread of the loop, if that is our own; None if it is somebody else's.
-    thread: LoopThread | None
+    #: No loop owns the layer.
+    UNOWNED = "unowned"
+    #: A loop does: ``Owner._loop_layer`` is set.
+    OWNED = "owned"
+    #: Calls are refused; the owning loop has yet to leave RabbitMQ.
+    CLOSING = "closing"
+    #: Calls are refused, and no loop owns the layer.
+    CLOSED = "closed"
+
+
+#: From each state of ownership, the states that may follow.
+OWNERSHIP_MOVES: dict[Ownership, frozenset[Ownership]] = {
+    Ownership.UNOWNED: frozenset({Ownership.OWNED, Ownership.CLOSED}),
+    Ownership.OWNED: frozenset({Ownership.UNOWNED, Ownership.CLOSING}),
+    Ownership.CLOSING: frozenset({Ownership.CLOSED}),
+    Ownership.CLOSED: frozenset(),
+}
 
 
 class Owner:
-    """Owns the process's hub, and decides where it lives."""
+    """Runs operations on the :class:`~.loop_layer.LoopLayer`, and decides which loop has it."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
         self.codec = make_codec(options)
-        self._closed = False
-        self._warn_group_dropped = RateLimitedWarning(logger)
-        self._begin()
+        self._begin(Ownership.UNOWNED)
         _owners.add(self)
 
-    def _begin(self) -> None:
-        """Start with nothing: when made, and in a child after a fork."""
+    def _begin(self, ownership: Ownership) -> None:
+        """Start with no owner: when made, and in a child after a fork."""
+        #: Held while ownership moves. Re-entrant, because the end of one loop is found out in
+        #: the midst of that: Portal.end() calls _loop_ended(). Whoever holds it may wait for our
+        #: own thread to start, but for nothing else.
         self._lock = threading.RLock()
         prefix = self._options.prefix
         self.queue_name = f"channels_{prefix and prefix + '_'}{random_name()}"
-        self._state = LocalState(self._options, self.codec.decode)
-        #: Changed under the lock; None while there is no home.
-        self._residence: _Residence | None = None
-        #: The tasks that have channels, or may have, by lasting loop: the next home is one of
-        #: these. Loops are added under the lock, tasks on their own loop.
-        self._readers: weakref.WeakKeyDictionary[
+        self._ownership = StateMachine("owner", OWNERSHIP_MOVES, ownership)
+        #: The owning loop's. Set under the lock, and read without it: an old value is as good as
+        #: a call that was made a moment ago, since it then fails with LoopEnded.
+        self._loop_layer: LoopLayer | None = None
+        self._set_local(LocalState(self._options, self.codec.decode))
+        #: The tasks that use more than ``send()`` and ``group_send()`` from loops that are not the
+        #: owner, and so may have channels. Loops are added under the lock, tasks on their loop.
+        self._users: weakref.WeakKeyDictionary[
             asyncio.AbstractEventLoop, weakref.WeakSet[asyncio.Task[Any]]
         ] = weakref.WeakKeyDictionary()
-        #: Whether nothing but sending has happened here: the process has no channels.
+        #: Nothing but sending has happened: the process has no channels.
         self._only_sent = True
-        #: What the hub is to do; the next one, if there is none just now.
+        #: What :meth:`post` was given and no owner has done yet.
         self._posted: deque[Callable[[LoopLayer], None]] = deque()
 
+    def _set_local(self, local: LocalState) -> None:
+        self._local = local
+        #: The mailbox of a channel that was received from before: its name needs no check.
+        self.find: Callable[[str], Mailbox | None] = local.mailboxes.find
+
     def __repr__(self) -> str:
-        residence = self._residence
-        return f"<Home: {residence and residence.loop_layer!r}>"
+        return f"<{type(self).__name__} {self._ownership.state.value}, {self._loop_layer!r}>"
 
     # Calls
 
-    def loop_layer_here(self) -> LoopLayer | None:
-        """The hub, if home is the running loop or can be; None if another loop is home."""
-        residence = self._residence
-        loop = asyncio.get_running_loop()
-        if residence is None or residence.loop is not loop:
-            residence = self._settle(loop)
-        return residence.loop_layer if residence.loop is loop else None
-
-    async def call(
+    async def run(
         self,
-        method: Callable[Concatenate[LoopLayer, _P], Coroutine[Any, Any, _T]],
-        *args: _P.args,
-        **kwargs: _P.kwargs,
-    ) -> _T:
-        """Run a method of the hub at home, from any loop; again, if home ended meanwhile."""
-        return await self._call(lambda loop_layer: method(loop_layer, *args, **kwargs))
-
-    async def send(self, queue_name: str, body: bytes) -> None:
-        """Run :meth:`LoopLayer.send` at home; once only."""
-        try:
-            await self._call(lambda loop_layer: loop_layer.sending(queue_name, body), repeat=False)
-        except (LoopEnded, *PUBLISH_ERRORS) as err:
-            raise send_error(err) from None
-
-    async def send_normal(self, channel: str, body: bytes) -> None:
-        """The same for a normal channel."""
-        try:
-            await self._call(lambda loop_layer: loop_layer.normal.send(channel, body), repeat=False)
-        except LoopEnded as err:
-            raise send_error(err) from None
-
-    async def send_group(self, group: str, body: bytes) -> None:
-        """Run :meth:`LoopLayer.send_group` at home; once only."""
-        try:
-            await self._call(lambda loop_layer: loop_layer.sending_group(group, body), repeat=False)
-        except (LoopEnded, *PUBLISH_ERRORS) as err:
-            warn_group_dropped(self._warn_group_dropped, group, err)
-
-    async def receive(self, channel: str) -> dict[str, object]:
-        """Receive at home; a message that crosses with a cancellation is not lost."""
-        return await self._call(
-            lambda loop_layer: loop_layer.receive_any(channel),
-            give_back=lambda message: self._post(
-                lambda loop_layer: loop_layer.take_back(channel, message)
-            ),
-        )
-
-    async def receive_many(
-        self, channels: Sequence[str], block: bool
-    ) -> tuple[str, dict[str, object]] | None:
-        """The same, for several channels; None if none has a message."""
-
-        def give_back(received: tuple[str, dict[str, object]] | None) -> None:
-            if received is not None:
-                self._post(lambda loop_layer: loop_layer.take_back(*received))
-
-        return await self._call(
-            lambda loop_layer: loop_layer.receive_many(channels, block), give_back
-        )
-
-    async def group_add(self, group: str, channel: str) -> None:
-        """Join at home; a membership that crosses with a cancellation is undone."""
-        claim = object()
-        await self._call(
-            lambda loop_layer: loop_layer.groups.add(group, channel, claim),
-            give_back=lambda _: self._post(
-                lambda loop_layer: loop_layer.groups.undo_add(group, channel, claim)
-            ),
-        )
-        self._post(lambda loop_layer: loop_layer.groups.confirm_add(group, channel))
-
-    async def connection(self) -> tuple[Protocol, Portal]:
-        """Wait for the open connection; give it and the way to its loop."""
-        while True:
-            protocol = await self.call(LoopLayer.protocol)
-            residence = self._residence
-            if residence is not None and residence.loop is protocol.loop:
-                return protocol, residence.portal
-
-    async def _call(
-        self,
-        method: Callable[[LoopLayer], Awaitable[_T]],
-        give_back: Callable[[_T], None] | None = None,
+        operation: Callable[[LoopLayer, *_Ts], Awaitable[_T]],
+        *args: *_Ts,
+        give_back: Callable[[LoopLayer, *_Ts, _T], None] | None = None,
         repeat: bool = True,
     ) -> _T:
+        """Run ``operation(loop_layer, *args)`` on the owning loop, from any loop.
+
+        If that loop ends meanwhile, run it again on the next owner. With ``repeat=False``, for
+        what must not happen twice, only if it was not begun; else raise
+        :class:`~channels_rabbitmq.errors.LoopEnded`.
+
+        Cancelling cancels the operation. Its result may be on the way to this loop by then: it is
+        given to ``give_back(loop_layer, *args, result)`` on the owning loop.
+        """
         loop = asyncio.get_running_loop()
         while True:
-            residence = self._residence
-            if residence is None or not (residence.loop is loop or residence.portal.serves(loop)):
-                residence = self._settle(loop)
-            if repeat:
-                self._only_sent = False
-                self._note_reader(loop)
+            loop_layer = self._loop_layer
+            if loop_layer is None or loop_layer.loop is not loop:
+                loop_layer = self._loop_layer_for(loop, repeat)
             try:
-                if residence.loop is loop:
-                    return await method(residence.loop_layer)
-                return await residence.portal.call(partial(method, residence.loop_layer), give_back)
+                if loop_layer.loop is loop:
+                    return await operation(loop_layer, *args)
+                return await loop_layer.portal.call(
+                    partial(operation, loop_layer, *args),
+                    give_back and partial(self._give_back, give_back, args),
+                )
             except LoopEnded as ended:
                 if ended.started and not repeat:
                     raise
+            # The same loop may still be the owner if that is because of close().
+            self.require_open()
 
-    def _post(self, action: Callable[[LoopLayer], None]) -> None:
-        """Have something done by the hub on its loop, or by the next one; from any thread."""
+    def _give_back(
+        self,
+        give_back: Callable[[LoopLayer, *_Ts, _T], None],
+        args: tuple[*_Ts],
+        result: _T,
+    ) -> None:
+        self.post(give_back, *args, result)
+
+    def post(self, action: Callable[[LoopLayer, *_Ts], None], *args: *_Ts) -> None:
+        """Run an action on the owning loop, or on the next one; from any thread.
+
+        The portal's queue ends with its loop, and what is in it may be lost; this queue outlives
+        it. Once closed, nothing is done.
+        """
         if self._closed:
             return
-        self._posted.append(action)
-        residence = self._residence
-        if residence is None:
+        self._posted.append(lambda loop_layer: action(loop_layer, *args))
+        loop_layer = self._loop_layer
+        if loop_layer is None:
             return
-        if residence.loop is _running_loop():
-            self._do_posted(residence.loop_layer)
+        if loop_layer.loop is asyncio._get_running_loop():
+            self._do_posted(loop_layer)
         else:
-            residence.portal.tell(self._do_posted, residence.loop_layer)
+            loop_layer.portal.tell(self._do_posted, loop_layer)
 
     def _do_posted(self, loop_layer: LoopLayer) -> None:
-        while self._posted:
-            residence = self._residence
-            if residence is None or residence.loop_layer is not loop_layer:
-                return
+        while self._posted and loop_layer is self._loop_layer:
             self._posted.popleft()(loop_layer)
 
-    # Where home is
+    # Finding an owner
 
-    def _settle(self, loop: asyncio.AbstractEventLoop) -> _Residence:
-        """See to it that there is a home, now that a loop calls that is not."""
+    def _loop_layer_for(self, loop: asyncio.AbstractEventLoop, repeat: bool) -> LoopLayer:
+        """Give the LoopLayer for a call on a loop that is not the owner, or not yet."""
+        loop_layer = self._loop_layer
+        # With other calls of this loop under way, all was settled for them a moment ago.
+        if loop_layer is None or not loop_layer.portal.serves(loop):
+            loop_layer = self._settle(loop)
+        if repeat:  # all but sending
+            self._only_sent = False
+            self._note_user(loop)
+        return loop_layer
+
+    def _settle(self, loop: asyncio.AbstractEventLoop) -> LoopLayer:
+        """See to it that a running loop is the owner, as a call comes from this one."""
         with self._lock:
             self.require_open()
-            passing = is_passing(loop)
-            residence = self._residence
-            if residence is not None and not self._stays(residence, passing):
-                self._retire(residence)
-                residence = None
-            if residence is None:
-                residence = self._residence = self._move_in(loop, passing)
-                residence.portal.tell(self._do_posted, residence.loop_layer)
-            return residence
+            transient = is_transient(loop)
+            loop_layer = self._loop_layer
+            if loop_layer is not None and not self._stays(loop_layer, transient):
+                self._release(loop_layer)
+                loop_layer = None
+            if loop_layer is None:
+                loop_layer = self._take(loop, transient)
+                loop_layer.portal.tell(self._do_posted, loop_layer)
+            return loop_layer
 
-    def _stays(self, residence: _Residence, passing: bool) -> bool:
-        """Whether home stays where it is, now that a loop calls, passing or lasting.
-
-        From our own thread it moves to a lasting loop, where calls are faster, as long as the
-        process has only sent: nothing can be lost then. A loop that runs no more is no home.
-        """
-        if residence.portal.ended or not residence.loop.is_running():
+    def _stays(self, loop_layer: LoopLayer, transient: bool) -> bool:
+        """Whether the owner stays, as another loop calls. The lock is held."""
+        if loop_layer.portal.ended or not loop_layer.loop.is_running():
             return False
-        if passing or residence.thread is None or not self._only_sent:
+        if transient or loop_layer.thread is None or not self._only_sent:
             return True
-        return not residence.portal.end_if_idle()
+        # Calls that are under way in the thread are not torn out of it.
+        return not loop_layer.portal.end_if_idle()
 
-    def _move_in(self, loop: asyncio.AbstractEventLoop, passing: bool) -> _Residence:
-        self._only_sent = self._state.unused
-        thread = None
-        if passing:
+    def _take(self, loop: asyncio.AbstractEventLoop, transient: bool) -> LoopLayer:
+        """Make a loop the owner, or our own thread in its place. The lock is held.
+
+        On ``loop``, which is running, or on a transient one, whose thread then waits for ours.
+        """
+        self._only_sent = self._local.unused
+        if transient:
             thread = LoopThread("channels_rabbitmq")
-            loop = thread.loop
             try:
-                loop_layer = thread.run(self._make_loop_layer)
+                loop_layer = thread.run(partial(self._make_loop_layer, thread))
             except BaseException:
                 thread.stop()
                 raise
         else:
-            loop_layer = self._make_loop_layer()
-        return _Residence(loop_layer, loop, Portal(loop, partial(self._end, loop_layer)), thread)
+            loop_layer = self._make_loop_layer(None)
+        self._loop_layer = loop_layer
+        try:
+            self._ownership.move(Ownership.OWNED)
+        except IllegalTransition:
+            # drop() or exit() came meanwhile, which take no lock, and found nothing to end.
+            self.drop()
+            self.require_open()
+            raise
+        return loop_layer
 
-    def _make_loop_layer(self) -> LoopLayer:
+    def _make_loop_layer(self, thread: LoopThread | None) -> LoopLayer:
         # In a context of its own: it outlives the call that it is made for.
         return contextvars.Context().run(
             lambda: LoopLayer(
                 self._options,
                 self.codec,
                 self.queue_name,
-                self._state,
-                on_end=self._end,
-                on_late=lambda body: self._post(lambda loop_layer: loop_layer.deliver_late(body)),
+                self._local,
+                thread,
+                on_end=self._loop_ended,
+                on_late=lambda body: self.post(LoopLayer.deliver_late, body),
             )
         )
 
-    def _end(self, loop_layer: LoopLayer) -> None:
-        """Home ended by itself, or was found to have ended; on any thread."""
-        with self._lock:
-            residence = self._residence
-            if residence is None or residence.loop_layer is not loop_layer:
-                return
-            self._retire(residence)
-            loops = [] if self._closed else list(self._readers)
-        for loop in loops:
-            if loop is not residence.loop and loop.is_running():
-                with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(loop.call_later, _MOVE_DELAY, self._move_to, loop)
+    # Losing an owner
 
-    def _note_reader(self, loop: asyncio.AbstractEventLoop) -> None:
-        task = asyncio.current_task(loop)
-        if task is None or is_passing(loop):
-            return
-        readers = self._readers.get(loop)
-        if readers is None:
-            with self._lock:
-                readers = self._readers[loop] = weakref.WeakSet()
-        readers.add(task)
+    def _release(self, loop_layer: LoopLayer) -> None:
+        """End ownership, on any thread. The lock is held.
 
-    def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Home has ended: go on here, if there is someone for whom messages should arrive.
-
-        Those who wait for one have seen to it already; this is for those who do not just now.
+        Calls that cross fail with LoopEnded and are tried again, by their own loops, on whichever
+        is the owner then. They find the lock free by that time.
         """
-        tasks = self._readers.get(loop, ())
-        if self._residence is None and any(map(_goes_on, tasks)):
+        self._loop_layer = None
+        self._ownership.move(Ownership.CLOSED if self._closed else Ownership.UNOWNED)
+        # Before its state is taken: what only waits for its end there is not to be kept.
+        loop_layer.retire()
+        local = LocalState(self._options, self.codec.decode)
+        local.take_over(self._local)
+        self._set_local(local)
+        loop_layer.portal.end()
+        if loop_layer.thread is not None:
+            loop_layer.thread.stop()
+        elif not loop_layer.loop.is_running():
+            loop_layer.recovery.cut()  # nothing else would tell RabbitMQ
+
+    def _loop_ended(self, loop_layer: LoopLayer) -> None:
+        """Handle the end of a loop: it cancelled its tasks, or was found stopped. On any thread."""
+        with self._lock:
+            if self._loop_layer is not loop_layer:
+                return  # told before, or it is us who end it
+            self._release(loop_layer)
+            loops = [] if self._closed else list(self._users)
+        for loop in loops:
+            if loop is not loop_layer.loop and loop.is_running():
+                with contextlib.suppress(RuntimeError):  # it was closed just now
+                    loop.call_soon_threadsafe(loop.call_later, _TAKE_OVER_DELAY, self._offer, loop)
+
+    def _note_user(self, loop: asyncio.AbstractEventLoop) -> None:
+        task = asyncio.current_task(loop)
+        if task is None or is_transient(loop):
+            return
+        tasks = self._users.get(loop)
+        if tasks is None:
+            with self._lock:
+                tasks = self._users[loop] = weakref.WeakSet()
+        tasks.add(task)
+
+    def _offer(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Make this loop the owner, if there is none and messages should arrive for its tasks.
+
+        Tasks that wait for a message have seen to it already, as their calls were tried again.
+        This is for those that do not wait just now.
+        """
+        tasks = self._users.get(loop, ())
+        if self._loop_layer is None and any(
+            not (task.done() or task.cancelling()) for task in tasks
+        ):
             with contextlib.suppress(StopConsumer):
                 self._settle(loop)
 
-    def _retire(self, residence: _Residence) -> None:
-        """Home is over; the lock is held. Whoever waits over the bridge tries again."""
-        self._residence = None
-        residence.loop_layer.retire()
-        old, self._state = self._state, LocalState(self._options, self.codec.decode)
-        self._state.take_over(old)
-        residence.portal.end()
-        if residence.thread is not None:
-            residence.thread.stop()
-        elif not residence.loop.is_running():
-            residence.loop_layer.recovery.cut()
-
     # The end
 
+    @property
+    def _closed(self) -> bool:
+        return self._ownership.state in (Ownership.CLOSING, Ownership.CLOSED)
+
     def require_open(self) -> None:
-        """Raise :class:`channels.exceptions.StopConsumer` if it is closed."""
+        """Raise :class:`channels.exceptions.StopConsumer` if the layer is closed."""
         if self._closed:
             raise StopConsumer("the channel layer is closed")
 
+    def _refuse_calls(self) -> LoopLayer | None:
+        """Let no more calls in; give the LoopLayer that is left to end."""
+        if self._ownership.state is Ownership.OWNED:
+            self._ownership.move(Ownership.CLOSING)
+        elif self._ownership.state is Ownership.UNOWNED:
+            self._ownership.move(Ownership.CLOSED)
+        return self._loop_layer
+
     async def close(self) -> None:
-        """Close the connection; every call raises StopConsumer from now on."""
+        """Close the connection. Every call raises StopConsumer from now on, on whichever loop."""
         with self._lock:
-            self._closed = True
-            residence = self._residence
-        if residence is None:
+            loop_layer = self._refuse_calls()
+        if loop_layer is None:
             return
-        if residence.loop is asyncio.get_running_loop():
-            await residence.loop_layer.close()
-        elif residence.loop.is_running():
+        # Several may be here at once; all of them wait until it is done.
+        if loop_layer.loop is asyncio.get_running_loop():
+            await loop_layer.close()
+        elif loop_layer.loop.is_running():
             with contextlib.suppress(LoopEnded):
-                await residence.portal.call(residence.loop_layer.close)
+                await loop_layer.portal.call(loop_layer.close)
         with self._lock:
-            if self._residence is residence:
-                self._retire(residence)
-        if residence.thread is not None:
-            residence.thread.stop(_EXIT_TIMEOUT)
+            if self._loop_layer is loop_layer:
+                self._release(loop_layer)
+        if loop_layer.thread is not None:
+            loop_layer.thread.stop(_EXIT_TIMEOUT)
 
     def drop(self) -> None:
-        """The layer was collected: end the link. On any thread, at any time, so without a lock."""
-        self._closed = True
-        residence = self._residence
-        if residence is None:
+        """End the connection, as the layer was garbage-collected.
+
+        That happens on any thread and between any two steps of whatever runs there, perhaps of
+        what holds the lock, or a lock that its holder waits for. So this takes none, and waits
+        for nothing.
+        """
+        loop_layer = self._refuse_calls()
+        if loop_layer is None:
             return
-        if residence.thread is not None:
-            residence.thread.stop()
-        elif residence.loop.is_running():
+        if loop_layer.thread is not None:
+            loop_layer.thread.stop()
+        elif loop_layer.loop.is_running():
             with contextlib.suppress(RuntimeError):
-                residence.loop.call_soon_threadsafe(residence.loop_layer.recovery.cancel)
+                loop_layer.loop.call_soon_threadsafe(loop_layer.recovery.cancel)
         else:
-            residence.loop_layer.recovery.cut()
+            loop_layer.recovery.cut()
 
     def exit(self, timeout: float = 0.0) -> None:
-        """The interpreter exits: take leave of RabbitMQ, if the thread is home."""
-        self._closed = True
-        if self._residence is not None and self._residence.thread is not None:
-            self._residence.thread.stop(timeout)
+        """End our own thread, as the interpreter exits; a lock may be held for ever by then."""
+        loop_layer = self._refuse_calls()
+        if loop_layer is not None and loop_layer.thread is not None:
+            loop_layer.thread.stop(timeout)
 
     def forked(self) -> None:
-        """This is a forked child: nothing of the parent's is touched, and nothing shared."""
-        if self._residence is not None:
-            self._residence.loop_layer.recovery.disown()
-        _inherited.append((self._residence, self._state))
-        self._begin()
+        """Start anew in a forked child: touch nothing of the parent's, and share nothing.
 
-
-def _goes_on(task: asyncio.Task[Any]) -> bool:
-    """Whether a task is alive, and is not being cancelled (which Python 3.10 does not tell)."""
-    return not (task.done() or (sys.version_info >= (3, 11) and task.cancelling()))
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
+        Only the thread that forked goes on in the child, so nobody is in the midst of anything
+        but perhaps of holding the lock, which is made anew.
+        """
+        if self._loop_layer is not None:
+            self._loop_layer.recovery.disown()
+        _inherited.append((self._loop_layer, self._local))
+        self._begin(Ownership.CLOSED if self._closed else Ownership.UNOWNED)
 
 
 def _exit() -> None:
     owners = list(_owners)
-    for owner in owners:
+    for owner in owners:  # all of them leave RabbitMQ at the same time
         owner.exit()
     for owner in owners:
         owner.exit(_EXIT_TIMEOUT)

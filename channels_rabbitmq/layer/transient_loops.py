@@ -1,4 +1,4 @@
-"""The passing event loops that ``async_to_sync()`` makes, one for each call."""
+"""The transient event loops that ``async_to_sync()`` makes, one for each call."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import threading
 from asgiref.sync import AsyncToSync
 
 
-def is_passing(loop: asyncio.AbstractEventLoop) -> bool:
+def is_transient(loop: asyncio.AbstractEventLoop) -> bool:
     """Whether asgiref made this loop for one call of ``async_to_sync()``.
 
-    asgiref lists such loops; where a version of it does not, every loop counts as lasting.
+    asgiref lists such loops; with a version of it that does not, every loop counts as lasting.
     """
     return loop in _listed()
 

@@ -204,8 +204,12 @@ class Mailboxes:
             if box.queue is _NOTHING:
                 box.queue = deque()
             box.queue.append(delivery)
-            if box.waiters:
-                box.wake()
+            waiters = box.waiters
+            while waiters:  # as wake() does, without a call for each member of a large group
+                waiter = waiters.pop(0)
+                if not waiter.done():
+                    waiter.set_result(None)
+                    break
         if self._cap is not None:
             self._drop_over(self._cap, channels)
 

@@ -1,20 +1,20 @@
-"""Where the link lives, with RabbitMQ away: the address leads nowhere."""
+"""Which loop owns the layer, with RabbitMQ away: the address leads nowhere."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 
 import pytest
-from asgiref.sync import AsyncToSync, async_to_sync
+from asgiref.sync import async_to_sync
 from channels.exceptions import StopConsumer
 
 from channels_rabbitmq.config.options import Options
+from channels_rabbitmq.errors import IllegalTransition, LoopEnded
 from channels_rabbitmq.layer.loop_layer import LoopLayer
-from channels_rabbitmq.layer.owner import Owner
-from channels_rabbitmq.layer.transient_loops import is_abandoned, is_passing
+from channels_rabbitmq.layer.owner import OWNERSHIP_MOVES, Owner, Ownership
 from tests.helpers.support import until
 
 
@@ -24,11 +24,11 @@ def _no_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def home() -> Iterator[Owner]:
-    """A home without RabbitMQ, closed afterwards."""
-    home = Owner(Options.from_config({"host": "amqp://127.0.0.1:1", "send_timeout": 0.1}))
-    yield home
-    asyncio.run(home.close())
+def owner() -> Iterator[Owner]:
+    """An owner without RabbitMQ, closed afterwards."""
+    owner = Owner(Options.from_config({"host": "amqp://127.0.0.1:1", "send_timeout": 0.1}))
+    yield owner
+    asyncio.run(owner.close())
     assert threads() == 0
 
 
@@ -37,89 +37,56 @@ def threads() -> int:
     return sum(thread.name == "channels_rabbitmq" for thread in threading.enumerate())
 
 
-async def loop_of(home: Owner) -> asyncio.AbstractEventLoop:
-    """The loop that is home, after a call that would do for a home."""
-
-    async def ask(loop_layer: LoopLayer) -> asyncio.AbstractEventLoop:
-        assert loop_layer.loop is asyncio.get_running_loop()
-        return loop_layer.loop
-
-    return await home.call(ask)
+async def look(loop_layer: LoopLayer) -> LoopLayer:
+    """An operation: give the LoopLayer that it runs on, and check that it runs there."""
+    assert loop_layer.loop is asyncio.get_running_loop()
+    return loop_layer
 
 
-def test_a_lasting_loop_is_home(home: Owner) -> None:
-    """The first lasting loop becomes home, without a thread; the next one after it."""
+async def owning_loop(owner: Owner) -> asyncio.AbstractEventLoop:
+    """The owning loop, after a call that makes one the owner."""
+    return (await owner.run(look)).loop
+
+
+def state(owner: Owner) -> Ownership:
+    """Where ownership stands."""
+    return owner._ownership.state
+
+
+# Which loop
+
+
+def test_a_lasting_loop_becomes_the_owner(owner: Owner) -> None:
+    """The first lasting loop owns the layer, without a thread; the next one after it."""
 
     async def main() -> None:
-        assert home.loop_layer_here() is not None
-        assert await loop_of(home) is asyncio.get_running_loop()
+        assert await owning_loop(owner) is asyncio.get_running_loop()
+        assert state(owner) is Ownership.OWNED
         assert threads() == 0
 
+    assert state(owner) is Ownership.UNOWNED
     asyncio.run(main())
+    assert state(owner) is Ownership.UNOWNED
     asyncio.run(main())
 
 
-def test_a_passing_loop_is_not(home: Owner) -> None:
-    """For calls from passing loops there is a thread, the same for all."""
-    first = async_to_sync(loop_of)(home)
-    second = async_to_sync(loop_of)(home)
+def test_a_transient_loop_does_not(owner: Owner) -> None:
+    """For calls from transient loops there is a thread, the same for all."""
+    first = async_to_sync(owning_loop)(owner)
+    second = async_to_sync(owning_loop)(owner)
     assert first is second
     assert first.is_running()
     assert threads() == 1
 
 
-def test_passing_loops_are_told_from_lasting_ones() -> None:
-    """asgiref's loops are passing, all others last."""
+def test_the_thread_yields_to_a_lasting_loop(owner: Owner) -> None:
+    """As long as nothing but sending was done, a lasting loop becomes the owner."""
 
-    async def ask() -> bool:
-        return is_passing(asyncio.get_running_loop())
-
-    assert async_to_sync(ask)()
-    assert not asyncio.run(ask())
-
-
-def test_no_list_of_passing_loops(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without asgiref's list every loop counts as lasting, and none as abandoned."""
-    monkeypatch.setattr("channels_rabbitmq.layer.transient_loops.AsyncToSync", object)
-    loop = asyncio.new_event_loop()
-    assert not is_passing(loop)
-    assert not is_abandoned(loop)
-    loop.close()
-
-
-def test_a_caller_that_waits_has_not_left() -> None:
-    """A passing loop is not abandoned while its caller is inside of the call."""
-
-    async def ask() -> bool:
-        return await asyncio.to_thread(is_abandoned, asyncio.get_running_loop())
-
-    assert not async_to_sync(ask)()
-
-
-def test_a_caller_that_has_left() -> None:
-    """It is abandoned once the caller's thread is elsewhere."""
-
-    class Executor:
-        _work_thread = threading.main_thread()
-
-    loop = asyncio.new_event_loop()
-    AsyncToSync.loop_thread_executors[loop] = Executor()  # type: ignore[assignment]
-    try:
-        assert is_abandoned(loop)
-    finally:
-        del AsyncToSync.loop_thread_executors[loop]
-        loop.close()
-
-
-def test_the_thread_yields_to_a_lasting_loop(home: Owner) -> None:
-    """As long as nothing but sending was done, the link moves to a lasting loop."""
-
-    async def send() -> None:
-        await home.send_group("room", b"")
+    async def send() -> asyncio.AbstractEventLoop:
+        return (await owner.run(look, repeat=False)).loop
 
     async def main() -> None:
-        await send()
-        assert home.loop_layer_here() is not None
+        assert await send() is asyncio.get_running_loop()
 
     async_to_sync(send)()
     assert threads() == 1
@@ -127,93 +94,273 @@ def test_the_thread_yields_to_a_lasting_loop(home: Owner) -> None:
     assert threads() == 0
 
 
-def test_the_thread_stays_home_of_channels(home: Owner) -> None:
-    """Once there may be channels, a lasting loop is a guest."""
+def test_the_thread_stays_the_owner_of_channels(owner: Owner) -> None:
+    """Once there may be channels, calls of a lasting loop cross."""
 
     async def main() -> None:
-        assert home.loop_layer_here() is None
-        assert await loop_of(home) is not asyncio.get_running_loop()
+        assert await owning_loop(owner) is not asyncio.get_running_loop()
 
-    async_to_sync(loop_of)(home)
+    async_to_sync(owning_loop)(owner)
     asyncio.run(main())
     assert threads() == 1
 
 
-def test_two_running_loops(home: Owner) -> None:
-    """The second one is a guest while the first one runs."""
-
-    async def guest() -> asyncio.AbstractEventLoop:
-        return await loop_of(home)
+def test_two_running_loops(owner: Owner) -> None:
+    """Calls of the second one cross while the first one runs."""
 
     async def main() -> None:
-        own = await loop_of(home)
-        assert await asyncio.to_thread(lambda: asyncio.run(guest())) is own
+        own = await owning_loop(owner)
+        assert await asyncio.to_thread(lambda: asyncio.run(owning_loop(owner))) is own
 
     asyncio.run(main())
 
 
-def test_close(home: Owner) -> None:
-    """After it every call is refused, from any loop."""
-
-    async def use() -> None:
-        await loop_of(home)
-
-    async_to_sync(use)()
-    async_to_sync(home.close)()
-    with pytest.raises(StopConsumer):
-        async_to_sync(use)()
-    with pytest.raises(StopConsumer):
-        asyncio.run(use())
-    with pytest.raises(StopConsumer):
-        home.require_open()
-    assert threads() == 0
-
-
-def test_a_fork_starts_anew(home: Owner) -> None:
-    """The child has another queue name and no home; what was there is not touched."""
-    before = async_to_sync(loop_of)(home)
-    queue = home.queue_name
-    residence = home._residence
-    home.forked()
-    assert home.queue_name != queue
-    assert async_to_sync(loop_of)(home) is not before
-    assert before.is_running()
-    assert residence is not None
-    assert residence.thread is not None
-    residence.thread.stop(10)
-
-
 @pytest.mark.parametrize("turns", [0, 1, 5])
-async def test_all_tasks_of_home_are_cancelled(home: Owner, turns: int) -> None:
-    """A loop that cancels all it has and goes on is home again at the next call."""
-    first = home.loop_layer_here()
+async def test_all_tasks_of_the_loop_are_cancelled(owner: Owner, turns: int) -> None:
+    """A loop that cancels all it has and goes on is the owner again at the next call."""
+    first = await owner.run(look)
     for _ in range(turns):
         await asyncio.sleep(0)
     for task in asyncio.all_tasks():
         if task is not asyncio.current_task():
             task.cancel()
-    await until(lambda: home._residence is None)
-    second = home.loop_layer_here()
-    assert second is not None
-    assert second is not first
-    await home.close()
+    await until(lambda: state(owner) is Ownership.UNOWNED)
+    assert first.ended
+    assert await owner.run(look) is not first
+    await owner.close()
 
 
-def test_no_thread_can_be_started(home: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_loop_with_users_takes_over(owner: Owner) -> None:
+    """When the owning loop ends, a loop whose tasks may have channels becomes the owner."""
+    loop = asyncio.get_running_loop()
+    owning, finish = threading.Event(), threading.Event()
+
+    async def first() -> None:
+        await owner.run(look)
+        owning.set()
+        await asyncio.to_thread(finish.wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(first()))
+    thread.start()
+    await asyncio.to_thread(owning.wait)
+    assert await owning_loop(owner) is not asyncio.get_running_loop()
+    finish.set()
+    await until(lambda: owner._loop_layer is not None and owner._loop_layer.loop is loop)
+    await asyncio.to_thread(thread.join)
+    await owner.close()
+
+
+def test_no_thread_can_be_started(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
     """The call says so, and the next one tries again."""
+
+    def refuse(name: str) -> None:
+        raise RuntimeError("no threads")
+
     with monkeypatch.context() as patch:
-        patch.setattr("channels_rabbitmq.layer.owner.LoopThread", _refuse)
+        patch.setattr("channels_rabbitmq.layer.owner.LoopThread", refuse)
         with pytest.raises(RuntimeError, match="no threads"):
-            async_to_sync(loop_of)(home)
-    async_to_sync(loop_of)(home)
+            async_to_sync(owning_loop)(owner)
+    assert state(owner) is Ownership.UNOWNED
+    async_to_sync(owning_loop)(owner)
 
 
-def _refuse(name: str) -> None:
-    raise RuntimeError("no threads")
+def test_the_layer_cannot_be_made(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread whose LoopLayer cannot be made does not stay."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("channels_rabbitmq.layer.owner.LoopLayer", refuse)
+        with pytest.raises(ZeroDivisionError):
+            async_to_sync(owning_loop)(owner)
+    asyncio.run(until(lambda: threads() == 0))
 
 
-def test_repr(home: Owner) -> None:
-    """It tells whether there is a home, and how the link is."""
-    assert repr(home) == "<Home: None>"
-    async_to_sync(loop_of)(home)
-    assert "connecting" in repr(home)
+# Calls
+
+
+async def test_what_must_not_happen_twice_is_not_repeated(owner: Owner) -> None:
+    """A call that was begun as its loop ended is repeated, unless that is forbidden."""
+    begun: list[LoopLayer] = []
+
+    async def once(loop_layer: LoopLayer) -> str:
+        begun.append(loop_layer)
+        if len(begun) % 2:
+            raise LoopEnded(started=True)
+        return "done"
+
+    with pytest.raises(LoopEnded):
+        await owner.run(once, repeat=False)
+    begun.clear()
+    assert await owner.run(once) == "done"
+    assert len(begun) == 2
+    await owner.close()
+
+
+def test_a_result_that_crosses_with_a_cancellation(owner: Owner) -> None:
+    """It is given back on the owning loop, with the arguments of its call."""
+    given_back: list[tuple[asyncio.AbstractEventLoop, str, str]] = []
+
+    def give_back(loop_layer: LoopLayer, argument: str, result: str) -> None:
+        assert loop_layer.loop is asyncio.get_running_loop()
+        given_back.append((loop_layer.loop, argument, result))
+
+    async def main() -> None:
+        done = asyncio.Event()
+        here = asyncio.get_running_loop()
+
+        async def operation(loop_layer: LoopLayer, argument: str) -> str:
+            here.call_soon_threadsafe(done.set)
+            return argument.upper()
+
+        call = asyncio.ensure_future(owner.run(operation, "result", give_back=give_back))
+        await done.wait()
+        call.cancel()
+        await asyncio.wait({call})
+        if call.cancelled():
+            await until(lambda: given_back)
+            assert [entry[1:] for entry in given_back] == [("result", "RESULT")]
+
+    own = async_to_sync(owning_loop)(owner)
+    asyncio.run(main())
+    assert {entry[0] for entry in given_back} <= {own}
+
+
+def test_what_is_posted_is_kept_for_the_next_owner(owner: Owner) -> None:
+    """An action that is posted while no loop owns the layer is done by the next one, in order."""
+    done: list[tuple[int, asyncio.AbstractEventLoop]] = []
+
+    def note(loop_layer: LoopLayer, number: int) -> None:
+        done.append((number, loop_layer.loop))
+
+    async def main() -> None:
+        await owner.run(look)
+        await until(lambda: len(done) == 2)
+        owner.post(note, 3)
+        assert [number for number, _ in done] == [1, 2, 3]
+        assert {where for _, where in done} == {asyncio.get_running_loop()}
+
+    owner.post(note, 1)
+    owner.post(note, 2)
+    asyncio.run(main())
+    asyncio.run(owner.close())
+    owner.post(note, 4)
+    assert len(done) == 3
+
+
+# The end
+
+
+def test_close(owner: Owner) -> None:
+    """After it every call is refused, from any loop."""
+    async_to_sync(owning_loop)(owner)
+    async_to_sync(owner.close)()
+    assert state(owner) is Ownership.CLOSED
+    with pytest.raises(StopConsumer):
+        async_to_sync(owning_loop)(owner)
+    with pytest.raises(StopConsumer):
+        asyncio.run(owning_loop(owner))
+    with pytest.raises(StopConsumer):
+        owner.require_open()
+    assert threads() == 0
+
+
+@pytest.mark.parametrize("crossing", [False, True], ids=["own loop", "other loop"])
+def test_close_ends_calls_that_wait(owner: Owner, crossing: bool) -> None:
+    """A call that waits as the layer is closed raises StopConsumer."""
+
+    def wait(loop_layer: LoopLayer) -> Awaitable[object]:
+        return loop_layer.recovery.wait_topology()
+
+    async def main() -> None:
+        waiting = asyncio.ensure_future(owner.run(wait))
+        await asyncio.sleep(0.01)
+        await owner.close()
+        with pytest.raises(StopConsumer):
+            await waiting
+
+    if crossing:
+        async_to_sync(owning_loop)(owner)
+    asyncio.run(main())
+
+
+async def test_a_collected_layer_leaves_its_loop(owner: Owner) -> None:
+    """What was dropped ends on its loop, and refuses calls."""
+    loop_layer = await owner.run(look)
+    owner.drop()
+    assert state(owner) is Ownership.CLOSING
+    await until(lambda: state(owner) is Ownership.CLOSED)
+    assert loop_layer.ended
+    with pytest.raises(StopConsumer):
+        await owner.run(look)
+    owner.drop()
+    owner.exit()
+
+
+def test_dropped_while_a_loop_takes_over(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer that is collected in the midst of a move leaves nothing behind."""
+    made: list[LoopLayer] = []
+    make = owner._make_loop_layer
+
+    def make_and_drop(thread: object) -> LoopLayer:
+        made.append(make(None))
+        owner.drop()
+        return made[0]
+
+    async def main() -> None:
+        with pytest.raises(StopConsumer):
+            await owner.run(look)
+        await until(lambda: made[0].ended)
+
+    monkeypatch.setattr(owner, "_make_loop_layer", make_and_drop)
+    asyncio.run(main())
+
+
+def test_a_fork_starts_anew(owner: Owner) -> None:
+    """The child has another queue name and no owner; what was there is not touched."""
+    before = async_to_sync(owner.run)(look)
+    queue = owner.queue_name
+    owner.forked()
+    assert owner.queue_name != queue
+    assert state(owner) is Ownership.UNOWNED
+    assert async_to_sync(owning_loop)(owner) is not before.loop
+    assert before.loop.is_running()
+    assert before.thread is not None
+    before.thread.stop(10)
+
+
+def test_a_fork_of_a_closed_layer(owner: Owner) -> None:
+    """It is closed in the child as well."""
+    asyncio.run(owner.close())
+    owner.forked()
+    with pytest.raises(StopConsumer):
+        owner.require_open()
+
+
+# The states
+
+
+def test_the_end_is_final() -> None:
+    """Every state leads to the end, and none leads out of it."""
+    assert set(OWNERSHIP_MOVES) == set(Ownership)
+    assert not OWNERSHIP_MOVES[Ownership.CLOSED]
+    for before, after in OWNERSHIP_MOVES.items():
+        assert before not in after
+        if before is not Ownership.CLOSED:
+            assert after & {Ownership.CLOSING, Ownership.CLOSED}
+
+
+def test_moves_that_are_not_in_the_table(owner: Owner) -> None:
+    """They raise, and change nothing."""
+    with pytest.raises(IllegalTransition):
+        owner._ownership.move(Ownership.CLOSING)
+    assert state(owner) is Ownership.UNOWNED
+
+
+def test_repr(owner: Owner) -> None:
+    """It tells whether there is an owner, and how its connection is."""
+    assert repr(owner) == "<Owner unowned, None>"
+    async_to_sync(owning_loop)(owner)
+    assert repr(owner).startswith("<Owner owned, <LoopLayer")
+    assert "connecting" in repr(owner)

@@ -215,9 +215,7 @@ async def test_close_gives_back(make_layer: MakeLayer) -> None:
     await sender.send("jobs", {"n": 1})
     hub_task = asyncio.create_task(first.receive("jobs"))
     # Once the message is held, and before the task runs again, the task is cancelled.
-    loop_layer = first._owner.loop_layer_here()
-    assert loop_layer is not None
-    boxes = loop_layer._state.normal
+    boxes = first._owner._local.normal
     await until(lambda: bool(boxes.box("jobs").queue), step=0)
     hub_task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -46,7 +46,7 @@ async def test_fair(make_layer: MakeLayer) -> None:
     for n in range(200):
         await layer.send(busy, {"n": n})
     await layer.send(quiet, {})
-    await until(lambda: len(layer._owner._state.mailboxes) == 201)
+    await until(lambda: len(layer._owner._local.mailboxes) == 201)
     order = []
     while quiet not in order:
         name, _ = await layer.receive_many_blocking([busy, quiet])

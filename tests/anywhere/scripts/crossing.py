@@ -124,7 +124,7 @@ async def context_arrives() -> None:
 
     caller = asyncio.get_running_loop()
     request.set("the caller's")
-    assert await layer._owner.call(look) == "the caller's"
+    assert await layer._owner.run(look) == "the caller's"
 
 
 async def no_cycles() -> None:
