@@ -15,8 +15,10 @@ from collections.abc import Awaitable, Generator, Mapping, Sequence
 from typing import Any, ClassVar, Unpack
 
 from channels import exceptions
-from channels.layers import BaseChannelLayer
+from channels.layers import BaseChannelLayer, get_channel_layer
+from django.core.exceptions import ImproperlyConfigured
 
+from .amqp.futures import retrieve
 from .config.options import DEFAULT_HOST, Options, OtherOptions
 from .connection import Connection
 from .errors import AmqpError, ChannelClosedByServer, LoopEnded, NotConnected, ServerSentNack
@@ -27,10 +29,28 @@ from .log import RateLimitedWarning
 from .wire.messages import CHANNEL_KEY, GROUP_KEY
 from .wire.names import MAX_LENGTH, group_key, random_name, require_channel, require_group
 
+__all__ = ["RabbitmqChannelLayer", "get_layer"]
+
 logger = logging.getLogger(__name__)
 
 #: How a publish fails. What is raised for a message that cannot be sent is none of these.
 _NOT_SENT = (AmqpError, LoopEnded, NotConnected, TimeoutError)
+
+
+def get_layer(alias: str = "default") -> RabbitmqChannelLayer:
+    """The channel layer of an alias in ``CHANNEL_LAYERS``: Channels' own, and typed.
+
+    Raises :class:`django.core.exceptions.ImproperlyConfigured` if there is none, or it is of
+    another backend.
+    """
+    layer = get_channel_layer(alias)
+    if isinstance(layer, RabbitmqChannelLayer):
+        return layer
+    found = "is missing" if layer is None else f"is a {type(layer).__name__}"
+    raise ImproperlyConfigured(
+        f"CHANNEL_LAYERS[{alias!r}] {found}; its BACKEND must be "
+        f"'{RabbitmqChannelLayer.__module__}.{RabbitmqChannelLayer.__qualname__}'"
+    )
 
 
 class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no types
@@ -261,9 +281,15 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         return _CurrentConnection(self)
 
     @property
-    def carehare_connection(self) -> Awaitable[Connection]:
-        """The same as :attr:`current_connection`."""
-        return self.current_connection
+    def carehare_connection(self) -> asyncio.Future[Connection]:
+        """The same as :attr:`current_connection`, as a future: for ``asyncio.wait()``.
+
+        It connects whether it is awaited or not. Raises :class:`RuntimeError` where no event loop
+        is running.
+        """
+        future = asyncio.get_running_loop().create_task(self._wait_connection())
+        future.add_done_callback(retrieve)  # whoever does not ask for an error need not have it
+        return future
 
     async def _wait_connection(self) -> Connection:
         return await self._owner.run(self._connection_on)
