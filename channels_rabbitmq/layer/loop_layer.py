@@ -98,14 +98,22 @@ class LoopLayer:
         """
         topology = self.recovery.topology
         if topology is not None and topology.usable:
-            return topology.publish(exchange, routing_key, body)
+            published = topology.publish(exchange, routing_key, body)
+            if not published.done():
+                return published
+            # Refused at once: the connection is lost, and nothing was sent. A future that is done
+            # does not suspend who awaits it, so a plain loop of sends would never let the event
+            # loop find that out. The next topology has it.
+            published.exception()
         return self._publish_when_ready(exchange, routing_key, body)
 
     async def _publish_when_ready(self, exchange: str, routing_key: str, body: bytes) -> None:
         async with asyncio.timeout(self._options.send_timeout):
             while True:
                 topology = await self.recovery.wait_topology()
-                if topology.blocked is not None:
+                if topology.ended.done():
+                    await asyncio.sleep(0)  # recovery learns of it in a turn of its own
+                elif topology.blocked is not None:
                     raise NotConnected(f"RabbitMQ takes no messages: {topology.blocked}")
                 elif topology.usable:
                     await topology.publish(exchange, routing_key, body)
