@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable
 
 from ..config.options import Hook, Options
+from ..local.background import Background
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ class Hooks:
         self._options = options
         #: A connection was lost, and no other made since.
         self._lost = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background(asyncio.get_running_loop())
 
     def topology_ended(self) -> None:
         """The connection was lost."""
@@ -34,9 +35,7 @@ class Hooks:
 
     def cancel(self) -> None:
         """Cancel the hooks that still run, but for one that this is called from."""
-        for task in self._tasks:
-            if task is not asyncio.current_task():
-                task.cancel()
+        self._background.cancel()
 
     def _call(self, name: str, hook: Hook | None) -> None:
         if hook is None:
@@ -47,9 +46,7 @@ class Hooks:
             logger.exception("%s raised an exception", name)
             return
         if inspect.isawaitable(result):
-            task = asyncio.ensure_future(_finish(name, result))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._background.spawn(_finish(name, result))
 
 
 async def _finish(name: str, result: Awaitable[object]) -> None:
