@@ -39,7 +39,6 @@ from pathlib import Path
 from devtools.certs import make_certs
 from devtools.process import (
     HOST,
-    PrivateDirectory,
     PrivateProcess,
     ServerError,
     accepts,
@@ -96,9 +95,7 @@ class ErlangHost(PrivateProcess):
 
     def __init__(self) -> None:
         self.scripts = find_scripts()
-        #: Its files, and those of the nodes.
-        self.ground = PrivateDirectory("rabbitmq")
-        super().__init__(self.ground, "epmd")
+        super().__init__()
         self.home = self.directory / "home"
         self.home.mkdir()
         cookie = self.home / ".erlang.cookie"
@@ -128,13 +125,11 @@ class ErlangHost(PrivateProcess):
             "RABBITMQ_CONF_ENV_FILE": str(self.directory / "no-environment-file"),
         }
 
-    def stop(self) -> None:
-        """End it and every node on it, and remove their files. Safe to call again."""
-        self.ground.close()
-        self._process = None
-
     def _command(self) -> Sequence[str]:
-        return [_find_epmd(), "-port", str(self.port), "-address", HOST]
+        program = shutil.which("epmd")
+        if program is None:
+            raise BrokerError("epmd, a program of Erlang, on which RabbitMQ runs, is not in PATH")
+        return [program, "-port", str(self.port), "-address", HOST]
 
     def _environment(self) -> Mapping[str, str]:
         return {"PATH": os.defpath, "HOME": str(self.directory)}
@@ -386,28 +381,6 @@ class Broker(PrivateProcess):
         """RabbitMQ opens its ports last, one after the other: all of them must answer."""
         others = [port for port in (self.tls_port, self.management_port) if port is not None]
         return _speaks_amqp(self.port) and all(accepts(port) for port in others)
-
-
-def _find_epmd() -> str:
-    found = shutil.which("epmd")
-    if found:
-        return found
-    try:
-        asked = subprocess.run(
-            ["erl", "-noshell", "-eval", 'io:format("~s",[code:root_dir()]),halt().'],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise BrokerError(
-            "Erlang, which RabbitMQ runs on, is not installed, or 'erl' is not in PATH"
-        ) from error
-    for program in sorted(Path(asked.stdout).glob("**/bin/epmd")):
-        return str(program)
-    raise BrokerError(f"Erlang in {asked.stdout} has no program 'epmd'")
 
 
 def _speaks_amqp(port: int) -> bool:

@@ -134,8 +134,9 @@ class PrivateProcess:
     def __init__(self, shared: PrivateDirectory | None = None, key: str = "server") -> None:
         #: Its loopback port; 0 before it was started.
         self.port = 0
-        self._shared = shared
-        self._private = shared
+        #: Its directory, which others may share.
+        self.ground = shared or PrivateDirectory(self.name.lower())
+        self._owns_ground = shared is None
         self._key = key
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -172,8 +173,8 @@ class PrivateProcess:
 
     @property
     def directory(self) -> Path:
-        """Where its files are, from its start until :meth:`stop`."""
-        return self._require_directory().path
+        """Where its files are until :meth:`stop`."""
+        return self.ground.path
 
     @property
     def pid(self) -> int:
@@ -186,10 +187,8 @@ class PrivateProcess:
         """Start the process and return at once."""
         if self._process is not None:
             raise self.error(f"{self.name} runs already")
-        if self._private is None:
-            self._private = PrivateDirectory(self.name.lower())
         command = self._command()
-        self._process = self._private.spawn(
+        self._process = self.ground.spawn(
             self._key, command, environment=self._environment(), cwd=self._cwd(), user=self._user()
         )
 
@@ -244,16 +243,14 @@ class PrivateProcess:
         """End it, with its children, without warning, as a crash does. Safe to call again."""
         process, self._process = self._process, None
         if process is not None:
-            self._require_directory().kill(self._key, process)
+            self.ground.kill(self._key, process)
 
     def stop(self) -> None:
         """End it and, where nobody shares them, remove its files. Safe to call again."""
-        if self._private is None or not self._private.is_ours:
-            return
-        self.end()
-        if self._shared is None:
-            self._private.close()
-            self._private = None
+        if self.ground.is_ours:
+            self.end()
+            if self._owns_ground:
+                self.ground.close()
 
     def tail(self, lines: int = 20) -> str:
         """The last lines that it printed."""
@@ -269,15 +266,6 @@ class PrivateProcess:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
-
-    def __repr__(self) -> str:
-        state = "stopped" if self._process is None else f"pid {self.pid}"
-        return f"<{type(self).__name__} {HOST}:{self.port} {state}>"
-
-    def _require_directory(self) -> PrivateDirectory:
-        if self._private is None:
-            raise self.error(f"{self.name} is not running")
-        return self._private
 
     def _told(self) -> str:
         tail = self.tail()

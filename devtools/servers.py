@@ -37,8 +37,8 @@ class Server(PrivateProcess):
 
         Raises ``ServerError`` with the end of what the server said.
         """
+        cls._program()  # before anything is made for it
         server = cls()
-        server._program()  # before anything is made for it
         server.launch_on_free_ports()
         return server
 
@@ -54,16 +54,18 @@ class Server(PrivateProcess):
         words = (word.lstrip("v=") for word in printed.split())
         return next((word for word in words if word[:1].isdigit()), "unknown")
 
-    def _program(self) -> str:
-        path = os.pathsep.join([os.environ.get("PATH", os.defpath), *self._program_directories()])
-        found = shutil.which(self.program, path=path)
+    @classmethod
+    def _program(cls) -> str:
+        path = os.pathsep.join([os.environ.get("PATH", os.defpath), *cls._program_directories()])
+        found = shutil.which(cls.program, path=path)
         if found is None:
             raise ServerError(
-                f"{self.program} is not installed: install the package '{self.package}'"
+                f"{cls.program} is not installed: install the package '{cls.package}'"
             )
         return found
 
-    def _program_directories(self) -> Sequence[str]:
+    @classmethod
+    def _program_directories(cls) -> Sequence[str]:
         return _SYSTEM_DIRECTORIES
 
 
@@ -106,7 +108,8 @@ class PostgresServer(Server):
         """``postgresql://postgres@127.0.0.1:PORT/postgres``."""
         return f"postgresql://postgres@{HOST}:{self.port}/postgres"
 
-    def _program_directories(self) -> Sequence[str]:
+    @classmethod
+    def _program_directories(cls) -> Sequence[str]:
         return _postgres_directories()
 
     def _command(self) -> Sequence[str]:

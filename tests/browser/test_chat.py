@@ -285,7 +285,7 @@ def test_connects_again_when_the_server_comes_back(ada: Window, grace: Window) -
     """A page says that its connection is lost, keeps what was typed, and comes back by itself."""
     grace.until(lambda: set(grace.people) == {"Grace (you)", "Ada"})
     former = grace.server.pid
-    grace.server.stop()
+    grace.server.end()
     try:
         grace.until(lambda: "Connection lost" in grace.field("notice").text)
         assert not grace.field("send").is_enabled()
