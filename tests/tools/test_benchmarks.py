@@ -226,6 +226,13 @@ def test_turns() -> None:
     ]
 
 
+def test_quick_turns() -> None:
+    """A quick run has measured us in every case before it turns to the other peers."""
+    keys = [key for _, _, key in Bench(PEERS, CASES[:3], 1, quick=True).plan()]
+    assert keys[:9] == [LIMIT, OURS, "redis-pubsub"] * 3
+    assert set(keys[9:]).isdisjoint(keys[:9])
+
+
 def test_results_are_kept(tmp_path: Path) -> None:
     """What is saved can be read again, and takes a line for each case and peer."""
     found = replace(results(ours=[1234.5678, 2]), facts={"command": "make bench"})
