@@ -19,7 +19,7 @@ from channels.layers import BaseChannelLayer, get_channel_layer
 from django.core.exceptions import ImproperlyConfigured
 
 from .amqp.futures import retrieve
-from .config.options import DEFAULT_HOST, Options, OtherOptions
+from .config.options import DEFAULT_HOST, Config, Options, OtherOptions
 from .connection import Connection
 from .errors import AmqpError, ChannelClosedByServer, LoopEnded, NotConnected, ServerSentNack
 from .layer import receiving
@@ -29,7 +29,7 @@ from .log import RateLimitedWarning
 from .wire.messages import CHANNEL_KEY, GROUP_KEY
 from .wire.names import MAX_LENGTH, group_key, random_name, require_channel, require_group
 
-__all__ = ["RabbitmqChannelLayer", "get_layer"]
+__all__ = ["Config", "RabbitmqChannelLayer", "get_layer"]
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ PUBLIC = (channels_rabbitmq.connection, channels_rabbitmq.core, channels_rabbitm
 #: What users of version 5.0 may rely on. Adding a name is a feature; removing one breaks programs.
 NAMES = {
     "channels_rabbitmq.connection": {"Connection", "Consumer", "MessageProperties"},
-    "channels_rabbitmq.core": {"RabbitmqChannelLayer", "get_layer"},
+    "channels_rabbitmq.core": {"Config", "RabbitmqChannelLayer", "get_layer"},
     "channels_rabbitmq.errors": {
         "AccessRefused",
         "AmqpError",

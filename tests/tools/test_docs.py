@@ -243,6 +243,7 @@ def test_tls_settings_make_a_layer(certs: Path) -> None:
 @pytest.mark.parametrize(
     ("page", "name"),
     [
+        ("docs/options.rst", "options-config"),
         ("docs/options.rst", "options-channel-capacity"),
         ("docs/options.rst", "options-hooks"),
         ("docs/tls.rst", "tls-url"),

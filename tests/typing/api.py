@@ -14,9 +14,8 @@ from typing import Any, assert_type
 import carehare
 
 from channels_rabbitmq import errors
-from channels_rabbitmq.config.options import Config
 from channels_rabbitmq.connection import Connection, Consumer
-from channels_rabbitmq.core import RabbitmqChannelLayer
+from channels_rabbitmq.core import Config, RabbitmqChannelLayer
 
 
 async def plain_hook_may_be_async() -> None:
