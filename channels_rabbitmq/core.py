@@ -73,7 +73,9 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
     MessageTooLarge: ClassVar[type[Exception]] = exceptions.MessageTooLarge
 
     def __init__(
-        self, host: str | Sequence[str] = DEFAULT_HOST, **config: Unpack[OtherOptions]
+        self,
+        host: str | list[str] | tuple[str, ...] = DEFAULT_HOST,
+        **config: Unpack[OtherOptions],
     ) -> None:
         self.options = Options.from_config({"host": host, **config})
         super().__init__(expiry=self.options.expiry, capacity=self.options.capacity)

@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from typing import Any, assert_type
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, TypedDict, assert_type
 
 import carehare
 
 from channels_rabbitmq import errors
 from channels_rabbitmq.connection import Connection, Consumer
-from channels_rabbitmq.core import Config, RabbitmqChannelLayer
+from channels_rabbitmq.core import Config, RabbitmqChannelLayer, get_layer
 
 
 async def plain_hook_may_be_async() -> None:
@@ -73,6 +75,13 @@ def make() -> None:
 # The layer
 
 
+class Chat(TypedDict):
+    """A message that has a type of its own."""
+
+    type: str
+    text: str
+
+
 async def channels(layer: RabbitmqChannelLayer) -> None:
     """The specification's methods."""
     channel = assert_type(await layer.new_channel(), str)
@@ -81,10 +90,16 @@ async def channels(layer: RabbitmqChannelLayer) -> None:
     message = assert_type(await layer.receive(channel), dict[str, Any])
     message["seen"] = True
 
+    # Neither dict's key nor its value type may vary; those of a mapping may.
     texts: dict[str, str] = {"type": "chat"}
+    numbers: dict[str, int] = {"a": 1}
+    mapping: Mapping[str, object] = MappingProxyType({"type": "chat"})
+    chat: Chat = {"type": "chat", "text": "hello"}
     await layer.send(channel, texts)
-    await layer.group_send("room", texts)
-    await layer.send_group("room", texts)
+    await layer.send(channel, numbers)
+    await layer.group_send("room", mapping)
+    await layer.group_send("room", chat)
+    await layer.send_group("room", chat)
 
     await layer.send(channel, {1: "a"})  # type: ignore[dict-item]
     await layer.send(channel, [("type", "chat")])  # type: ignore[arg-type]
@@ -111,6 +126,14 @@ async def receive_many(layer: RabbitmqChannelLayer, names: list[str]) -> None:
         assert_type(name, str)
         assert_type(message, dict[str, Any])
     assert_type(await layer.receive_many_blocking(names), tuple[str, dict[str, Any]])
+
+
+def find() -> None:
+    """Channels' own accessor has no type; ours has."""
+    assert_type(get_layer(), RabbitmqChannelLayer)
+    assert_type(get_layer("other"), RabbitmqChannelLayer)
+
+    get_layer(5)  # type: ignore[arg-type]
 
 
 def attributes(layer: RabbitmqChannelLayer) -> None:
