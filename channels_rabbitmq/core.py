@@ -28,6 +28,7 @@ from .layer.owner import Owner
 from .log import RateLimitedWarning
 from .wire.messages import CHANNEL_KEY, GROUP_KEY
 from .wire.names import MAX_LENGTH, group_key, random_name, require_channel, require_group
+from .wire.serializers import make_codec
 
 __all__ = ["Config", "RabbitmqChannelLayer", "get_layer"]
 
@@ -77,14 +78,19 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         host: str | list[str] | tuple[str, ...] = DEFAULT_HOST,
         **config: Unpack[OtherOptions],
     ) -> None:
-        self.options = Options.from_config({"host": host, **config})
+        try:
+            self.options = Options.from_config({"host": host, **config})
+            codec = make_codec(self.options)
+        finally:
+            # Debug pages and error trackers show the variables of this frame; see Options.
+            del host, config
         super().__init__(expiry=self.options.expiry, capacity=self.options.capacity)
         #: For Channels' own ``get_capacity()``: patterns and capacities.
         self.channel_capacity = list(self.options.channel_capacity)
         #: Seconds from the latest ``group_add()`` to the end of a membership; 0 is none.
         self.group_expiry = self.options.group_expiry
-        self._owner = Owner(self.options)
-        self._encode = self._owner.codec.encode
+        self._owner = Owner(self.options, codec)
+        self._encode = codec.encode
         self._warn_group_send = RateLimitedWarning(logger)
         #: What :attr:`current_connection` gave last: one object for each connection, whoever asks.
         self._connection: Connection | None = None
@@ -92,7 +98,8 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         weakref.finalize(self, self._owner.drop).atexit = False
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._owner!r}>"
+        # Debug pages show a layer that could not be made, too.
+        return f"<{type(self).__name__} {getattr(self, '_owner', 'with a wrong option')}>"
 
     @property
     def queue_name(self) -> str:

@@ -50,7 +50,7 @@ from ..errors import IllegalTransition, LoopEnded
 from ..local.mailboxes import Mailbox
 from ..local.state import LocalState
 from ..wire.names import random_name
-from ..wire.serializers import make_codec
+from ..wire.serializers import Codec
 from .loop_layer import LoopLayer
 from .loop_thread import LoopThread
 from .transient_loops import is_transient
@@ -97,9 +97,9 @@ OWNERSHIP_MOVES: dict[Ownership, frozenset[Ownership]] = {
 class Owner:
     """Runs operations on the :class:`~.loop_layer.LoopLayer`, and decides which loop has it."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, codec: Codec) -> None:
         self._options = options
-        self.codec = make_codec(options)
+        self.codec = codec
         self._begin(Ownership.UNOWNED)
         _owners.add(self)
 

@@ -7,6 +7,7 @@ import math
 import re
 import ssl
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from channels_rabbitmq.amqp.endpoint import Endpoint
 from channels_rabbitmq.config.options import DEFAULT_HOST, OPTIONS, Config, Options
+from channels_rabbitmq.core import RabbitmqChannelLayer as Layer
 
 
 def options(**config: object) -> Options:
@@ -32,6 +34,17 @@ def error(**config: object) -> str:
     with pytest.raises(ImproperlyConfigured) as raised:
         Options.from_config(config)
     return str(raised.value)
+
+
+def variables_below(error: BaseException) -> str:
+    """The variables of all frames that an error came through, but for the tests' own."""
+    frames = [
+        frame.f_locals
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_filename != __file__
+    ]
+    assert frames
+    return str(frames)
 
 
 class TestDefaults:
@@ -495,13 +508,30 @@ class TestSecrets:
             {"passwort": "Zw9"},
         ],
     )
-    def test_no_frame_holds_one(self, config: dict[str, object]) -> None:
+    @pytest.mark.parametrize("make", [Options.from_config, lambda config: Layer(**config)])
+    def test_no_frame_holds_one(
+        self, config: dict[str, object], make: Callable[[dict[str, object]], object]
+    ) -> None:
         """No variable of a frame below the caller's, and no error behind the error, has it."""
         with pytest.raises(ImproperlyConfigured) as raised:
-            Options.from_config(config)
+            make(config)
         assert "Zw9" not in str(raised.value)
         assert raised.value.__cause__ is None
         assert raised.value.__context__ is None
-        frames = list(traceback.walk_tb(raised.value.__traceback__))[1:]
-        assert frames
-        assert not [frame.f_code.co_qualname for frame, _ in frames if "Zw9" in str(frame.f_locals)]
+        assert "Zw9" not in variables_below(raised.value)
+
+    def test_serializer_that_cannot_be_imported(self) -> None:
+        """What is found wrong after the options were read shows no more of them."""
+        with pytest.raises(ImproperlyConfigured) as raised:
+            Layer(
+                "amqp://u:Zw9@host",
+                serializer_format="nowhere.Nothing",
+                symmetric_encryption_keys=["Zw9"],
+            )
+        assert "Zw9" not in variables_below(raised.value)
+
+    def test_text_of_a_layer_that_could_not_be_made(self) -> None:
+        """A frame's ``self`` can be shown."""
+        with pytest.raises(ImproperlyConfigured) as raised:
+            Layer(expiry=0)
+        assert "'self': <RabbitmqChannelLayer with a wrong option>" in variables_below(raised.value)

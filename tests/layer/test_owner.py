@@ -15,6 +15,7 @@ from channels_rabbitmq.config.options import Options
 from channels_rabbitmq.errors import IllegalTransition, LoopEnded
 from channels_rabbitmq.layer.loop_layer import LoopLayer
 from channels_rabbitmq.layer.owner import OWNERSHIP_MOVES, Owner, Ownership
+from channels_rabbitmq.wire.serializers import make_codec
 from tests.helpers.support import until
 
 
@@ -26,7 +27,8 @@ def _no_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def owner() -> Iterator[Owner]:
     """An owner without RabbitMQ, closed afterwards."""
-    owner = Owner(Options.from_config({"host": "amqp://127.0.0.1:1", "send_timeout": 0.1}))
+    options = Options.from_config({"host": "amqp://127.0.0.1:1", "send_timeout": 0.1})
+    owner = Owner(options, make_codec(options))
     yield owner
     asyncio.run(owner.close())
     assert threads() == 0
