@@ -197,6 +197,9 @@ class Channel:
                 self._wire.forget(self)
             self._end(channel_closed_by_server(method.reply_code or 0, method.reply_text))
         elif isinstance(method, pamqp.commands.Channel.CloseOk):
+            # Its number would be given to another channel while this one still counts on it.
+            if not self._closing:
+                raise BadBytesFromServer("a channel.close-ok that answers no channel.close")
             self._wire.forget(self)
         elif self._error is not None:
             return  # the server sent it before it saw our channel.close

@@ -13,6 +13,7 @@ from channels_rabbitmq.errors import (
     BadBytesFromServer,
     ChannelClosed,
     ChannelClosedByServer,
+    ConnectionClosed,
     MessageReturned,
     ServerSentNack,
 )
@@ -189,6 +190,20 @@ async def test_methods_that_nobody_asked_for() -> None:
     async with connected(script) as connection:
         await connection.publish(b"x", routing_key="q")
         assert [dict(method) for method in flow_ok] == [{"active": True}]
+
+
+async def test_close_ok_that_nobody_asked_for() -> None:
+    """An unsolicited ``channel.close-ok`` ends the connection: no call may wait for ever."""
+
+    async def script(peer: Peer) -> None:
+        number = await peer.accept_channel()
+        await peer.expect(pamqp.commands.Queue.Declare)
+        peer.send(number, pamqp.commands.Channel.CloseOk())
+
+    async with connected(script) as connection:
+        with pytest.raises(ConnectionClosed, match=r"answers no channel\.close"):
+            await asyncio.wait_for(connection.queue_declare("q"), 10)
+        assert isinstance(await settled(connection.closed), BadBytesFromServer)
 
 
 async def test_acks_of_one_turn_are_coalesced() -> None:
