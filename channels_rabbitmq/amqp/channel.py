@@ -19,6 +19,7 @@ from .errors import (
     channel_closed_by_server,
 )
 from .frames import NO_PROPERTIES, Method, encode_method, encode_publish
+from .text import printable
 
 #: Called with where to acknowledge, the delivery tag, whether it came before, and the body.
 OnDelivery = Callable[["Channel", int, bool, bytes], None]
@@ -228,7 +229,9 @@ class Channel:
         for tag, published in self._mandatory.items():
             future = self.confirms.get(tag)
             if published == returned and future is not None and not future.done():
-                error = MessageReturned(f"RabbitMQ returned the message: {method.reply_text}")
+                error = MessageReturned(
+                    f"RabbitMQ returned the message: {printable(method.reply_text)}"
+                )
                 future.set_exception(error)
                 del self._mandatory[tag]
                 return

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ssl
 
 from . import carehare
+from .text import printable
 
 __all__ = [
     "AccessRefused",
@@ -46,10 +47,11 @@ class ConnectionClosedByServer(AmqpError, carehare.ConnectionClosedByServer):
 
     def __init__(self, reply_code: int, reply_text: str) -> None:
         # Not carehare's: it puts the exception among its own arguments, a reference cycle.
+        reply_text = printable(reply_text)
         Exception.__init__(self, reply_code, reply_text)
         #: Why, as a number; see https://www.rabbitmq.com/amqp-0-9-1-reference#constants.
         self.reply_code = reply_code
-        #: Why, in RabbitMQ's words.
+        #: Why, in RabbitMQ's words; printable.
         self.reply_text = reply_text
 
     def __str__(self) -> str:
@@ -73,10 +75,11 @@ class ChannelClosedByServer(AmqpError, carehare.ChannelClosedByServer):
 
     def __init__(self, reply_code: int, reply_text: str) -> None:
         # See ConnectionClosedByServer.
+        reply_text = printable(reply_text)
         Exception.__init__(self, reply_code, reply_text)
         #: Why, as a number; see https://www.rabbitmq.com/amqp-0-9-1-reference#constants.
         self.reply_code = reply_code
-        #: Why, in RabbitMQ's words.
+        #: Why, in RabbitMQ's words; printable.
         self.reply_text = reply_text
 
     def __str__(self) -> str:

@@ -13,6 +13,7 @@ import logging
 import os
 import platform
 import socket
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
@@ -40,6 +41,7 @@ from .frames import (
 )
 from .futures import retrieve
 from .state import CONNECTION_MOVES, ConnectionState, StateMachine
+from .text import printable
 
 if TYPE_CHECKING:
     from pamqp.common import FieldTable
@@ -57,6 +59,9 @@ CLOSE_TIMEOUT_BLOCKED = 1.0
 #: After so many writes in one turn of the loop the server gets its first work: 2,000 joins and
 #: leaves at once are a tenth to a fifth faster.
 _MOST_PIECES = 128
+
+#: Lines about alarms that one connection may log within a minute.
+_MOST_ALARMS = 20
 
 _CAPABILITIES = {
     "authentication_failure_close": True,
@@ -111,6 +116,8 @@ class Protocol(asyncio.Protocol):
         self._resumed: asyncio.Future[None] | None = None
         #: Why the server takes no publishes (a memory or disk alarm); None while it does.
         self.blocked: str | None = None
+        #: When the latest lines about alarms were logged, oldest first.
+        self._alarm_times: deque[float] = deque(maxlen=_MOST_ALARMS)
         #: Why the connection ended; None while it has not, and if we closed it.
         self.error: Exception | None = None
         self._heartbeat_timer: asyncio.TimerHandle | None = None
@@ -365,11 +372,13 @@ class Protocol(asyncio.Protocol):
         elif closing:
             pass  # the server sent it before it saw our close
         elif isinstance(method, pamqp.commands.Connection.Blocked):
-            self.blocked = method.reason or "an alarm"
-            logger.warning("RabbitMQ takes no publishes: %s", self.blocked)
+            self.blocked = printable(method.reason or "an alarm")
+            if self._may_log_alarm():
+                logger.warning("RabbitMQ takes no publishes: %s", self.blocked)
         elif isinstance(method, pamqp.commands.Connection.Unblocked):
             self.blocked = None
-            logger.info("RabbitMQ takes publishes again")
+            if self._may_log_alarm():
+                logger.info("RabbitMQ takes publishes again")
         elif self._expected is None or not isinstance(method, self._expected):
             raise BadBytesFromServer(f"{method.name} was not expected")
         elif isinstance(method, pamqp.commands.Connection.Start):
@@ -383,6 +392,15 @@ class Protocol(asyncio.Protocol):
             self._state.move(ConnectionState.OPEN)
             self.opened.set_result(None)
 
+    def _may_log_alarm(self) -> bool:
+        """Whether to log an alarm's beginning or end: a server may send them without end."""
+        now = self.loop.time()
+        times = self._alarm_times
+        if len(times) == _MOST_ALARMS and times[0] > now - 60:
+            return False
+        times.append(now)
+        return True
+
     def _close_transport(self) -> None:
         if self._transport is not None:
             self._transport.close()
@@ -390,7 +408,7 @@ class Protocol(asyncio.Protocol):
     # Handshake
 
     def _start(self, start: pamqp.commands.Connection.Start) -> None:
-        offered = str(start.mechanisms).split()
+        offered = printable(str(start.mechanisms)).split()
         wanted = self.endpoint.auth_mechanisms
         mechanism = next((name for name in wanted if name in offered), None)
         if mechanism is None:

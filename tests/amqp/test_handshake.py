@@ -11,6 +11,7 @@ import pytest
 from channels_rabbitmq.amqp.frames import HEARTBEAT
 from channels_rabbitmq.errors import (
     BadBytesFromServer,
+    ChannelClosedByServer,
     ConnectionClosedByHeartbeatMonitor,
     ConnectionClosedByServer,
     describe,
@@ -339,3 +340,40 @@ async def test_blocked_and_unblocked(caplog: pytest.LogCaptureFixture) -> None:
             "RabbitMQ takes publishes again",
             "RabbitMQ takes no publishes: an alarm",
         ]
+
+
+async def test_alarms_without_end(caplog: pytest.LogCaptureFixture) -> None:
+    """Alarms that come and go without end fill no log, and none of them forges a line of it."""
+    caplog.set_level("INFO")
+
+    async def script(peer: Peer) -> None:
+        for _ in range(1000):
+            peer.send(0, pamqp.commands.Connection.Blocked("low\nFORGED \x1b[2J\u202e"))
+            peer.send(0, pamqp.commands.Connection.Unblocked())
+        peer.send(0, pamqp.commands.Connection.Blocked("the last"))
+
+    async with connected(script) as connection:
+        assert await until(lambda: connection.protocol.blocked == "the last")
+    told = [line for line in caplog.messages if "publishes" in line]
+    assert len(told) == 20
+    assert told[0] == r"RabbitMQ takes no publishes: low\nFORGED \x1b[2J\u202e"
+    assert all(line.isprintable() for line in told)
+
+
+async def test_reasons_are_escaped() -> None:
+    """What the server gives as a reason to close can forge no line of a log."""
+
+    async def script(peer: Peer) -> None:
+        number = await peer.accept_channel()
+        await peer.expect(pamqp.commands.Queue.Declare)
+        peer.send(number, pamqp.commands.Channel.Close(404, "NOT_FOUND\nFORGED", 50, 10))
+        await peer.expect(pamqp.commands.Channel.CloseOk)
+        peer.send(0, pamqp.commands.Connection.Close(320, "bye\x1b[2J", 0, 0))
+
+    async with connected(script) as connection:
+        with pytest.raises(ChannelClosedByServer) as caught:
+            await connection.queue_declare("q")
+        assert caught.value.reply_text == r"NOT_FOUND\nFORGED"
+        with pytest.raises(ConnectionClosedByServer) as closed:
+            await asyncio.wait_for(connection.closed, 10)
+        assert str(closed.value) == r"RabbitMQ closed the connection: 320 bye\x1b[2J"
