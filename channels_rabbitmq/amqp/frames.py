@@ -38,6 +38,7 @@ _BASIC = 60
 _DELIVER = b"\x00\x3c\x00\x3c"
 _ACK = b"\x00\x3c\x00\x50"
 _PUBLISH = b"\x00\x3c\x00\x28\x00\x00"
+_START = b"\x00\x0a\x00\x0a"
 _START_OK = b"\x00\x0a\x00\x0b"
 _CONNECTION_CLOSE = b"\x00\x0a\x00\x32"
 _CHANNEL_CLOSE = b"\x00\x14\x00\x28"
@@ -52,9 +53,54 @@ _tag_and_bit = struct.Struct(">QB")
 _ack_frame = struct.Struct(">BHIIQBB")
 _reply_code = struct.Struct(">H")
 _two_ids = struct.Struct(">HH")
+_start_fields = struct.Struct(">BBI")
+_size = struct.Struct(">I")
 
 #: The frames whose content belongs to them: content frames on their channel follow each.
 _WITH_CONTENT = (pamqp.commands.Basic.Return, pamqp.commands.Basic.GetOk)
+
+#: The ids of all methods that a server may send. The others are for servers to decode: their tables
+#: cost time, and pamqp 3 decodes some broken ones for ever.
+_SENT_BY_SERVERS = frozenset(
+    method.index.to_bytes(4, "big")
+    for method in (
+        pamqp.commands.Connection.Start,
+        pamqp.commands.Connection.Secure,
+        pamqp.commands.Connection.Tune,
+        pamqp.commands.Connection.OpenOk,
+        pamqp.commands.Connection.Close,
+        pamqp.commands.Connection.CloseOk,
+        pamqp.commands.Connection.Blocked,
+        pamqp.commands.Connection.Unblocked,
+        pamqp.commands.Connection.UpdateSecretOk,
+        pamqp.commands.Channel.OpenOk,
+        pamqp.commands.Channel.Flow,
+        pamqp.commands.Channel.FlowOk,
+        pamqp.commands.Channel.Close,
+        pamqp.commands.Channel.CloseOk,
+        pamqp.commands.Exchange.DeclareOk,
+        pamqp.commands.Exchange.DeleteOk,
+        pamqp.commands.Exchange.BindOk,
+        pamqp.commands.Exchange.UnbindOk,
+        pamqp.commands.Queue.DeclareOk,
+        pamqp.commands.Queue.BindOk,
+        pamqp.commands.Queue.PurgeOk,
+        pamqp.commands.Queue.DeleteOk,
+        pamqp.commands.Queue.UnbindOk,
+        pamqp.commands.Basic.QosOk,
+        pamqp.commands.Basic.ConsumeOk,
+        pamqp.commands.Basic.Cancel,
+        pamqp.commands.Basic.CancelOk,
+        pamqp.commands.Basic.Return,
+        pamqp.commands.Basic.Deliver,
+        pamqp.commands.Basic.GetOk,
+        pamqp.commands.Basic.GetEmpty,
+        pamqp.commands.Basic.Ack,
+        pamqp.commands.Basic.Nack,
+        pamqp.commands.Basic.RecoverOk,
+        pamqp.commands.Confirm.SelectOk,
+    )
+)
 
 #: What every method frame of pamqp is.
 Method = pamqp.base.Frame
@@ -276,9 +322,14 @@ class Decoder:
             raise BadBytesFromServer("a frame is larger than was negotiated")
 
     def _handle_cold_method(self, channel: int, data: bytes) -> None:
+        method_id = data[7:11]
+        if method_id not in _SENT_BY_SERVERS:
+            raise BadBytesFromServer("a method that no server sends")
         try:
-            if data[7:11] in (_CHANNEL_CLOSE, _CONNECTION_CLOSE):
+            if method_id in (_CHANNEL_CLOSE, _CONNECTION_CLOSE):
                 method = _decode_close(data)
+            elif method_id == _START:
+                method = _decode_start(data)
             else:
                 # Of a method frame pamqp makes nothing else.
                 method = cast("Method", pamqp.frame.unmarshal(data)[2])
@@ -319,6 +370,27 @@ class Decoder:
             self._handler.handle_delivery(channel, content.delivery_tag, content.redelivered, body)
         else:
             self._handler.handle_content(channel, content.method, body)
+
+
+def _decode_start(data: bytes) -> Method:
+    """Decode a ``connection.start`` without its table, which nobody here reads.
+
+    It comes before the server has shown who it is. A table can be legal and take a second, or be
+    cut off so that pamqp 3 decodes it for ever; so it is skipped by its length.
+    """
+    major, minor, table_size = _start_fields.unpack_from(data, 11)
+    mechanisms, locales_at = _long_string(data, 17 + table_size)
+    locales, _ = _long_string(data, locales_at)
+    return pamqp.commands.Connection.Start(major, minor, {}, mechanisms, locales)
+
+
+def _long_string(data: bytes, at: int) -> tuple[str, int]:
+    """Decode AMQP's "long string", with whatever bytes it has; give the offset after it too."""
+    (size,) = _size.unpack_from(data, at)
+    end = at + 4 + size
+    if end >= len(data):  # the last byte is the frame's end
+        raise ValueError("a string that is longer than its frame")
+    return data[at + 4 : end].decode(errors="replace"), end
 
 
 def _decode_close(data: bytes) -> Method:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, cast
 
@@ -382,8 +383,11 @@ def header(body_size: int) -> bytes:
         (lambda: frame(3, 0, bytes(131065)), "larger than was negotiated"),
         (lambda: frame(1, 1, b"\x00\x3c\x00\x3c\x00"), "deliver is too short"),
         (lambda: frame(1, 1, b"\x00\x3c\x00\x3c\xff" + bytes(60)), "deliver is too short"),
-        (lambda: frame(1, 1, b"\x00\x01\x00\x01"), "cannot be decoded"),
-        (lambda: frame(1, 1, b"\x00"), "cannot be decoded"),
+        (lambda: frame(1, 1, b"\x00\x01\x00\x01"), "no server sends"),
+        (lambda: frame(1, 1, b"\x00"), "no server sends"),
+        (lambda: frame(1, 0, b"\x00\x0a\x00\x1e\x00"), "cannot be decoded"),
+        (lambda: start_method(b"", table_size=2**31), "cannot be decoded"),
+        (lambda: start_method(b"", text_size=2**31), "cannot be decoded"),
         (lambda: frame(1, 1, b"\x00\x14\x00\x28\x01\x94\xffshort"), "cannot be decoded"),
         (lambda: header(1), "header in the wrong place"),
         (lambda: deliver_method() + header(1) + header(1), "header in the wrong place"),
@@ -415,6 +419,52 @@ def test_frame_max_can_change() -> None:
 
     with pytest.raises(BadBytesFromServer, match="larger"):
         decoder.feed(frame(3, 1, bytes(4089)))
+
+
+#: Field values that pamqp 3 decodes for ever, or for long: an array that was cut off, an array of
+#: that, and a legal table that fills a frame.
+TRUNCATED_ARRAY = b"\x01aA\x00\x00\x00\xff"
+NESTED_ARRAY = b"\x01aA\x00\x00\x00\x05A\x00\x00\x00\xff"
+MANY_FIELDS = b"\x01aV" * 43_000
+
+
+def start_method(table: bytes, table_size: int | None = None, text_size: int = 5) -> bytes:
+    """A ``connection.start`` with any bytes as its table."""
+    size = struct.pack(">I", len(table) if table_size is None else table_size)
+    texts = struct.pack(">I", text_size) + b"PLAIN" + struct.pack(">I", 5) + b"en_US"
+    return frame(1, 0, b"\x00\x0a\x00\x0a\x00\x09" + size + table + texts)
+
+
+@pytest.mark.timeout(5)
+@pytest.mark.parametrize("table", [b"", TRUNCATED_ARRAY, NESTED_ARRAY, MANY_FIELDS])
+def test_table_of_connection_start_is_skipped(table: bytes) -> None:
+    """The server's properties cost nothing, whatever they are; what comes after them is read."""
+    started = time.perf_counter()
+    ((_, channel, name, values),) = decode(start_method(table))
+
+    assert (channel, name) == (0, "Connection.Start")
+    assert values["mechanisms"] == "PLAIN"
+    assert values["locales"] == "en_US"
+    assert time.perf_counter() - started < 1
+
+
+@pytest.mark.timeout(5)
+@pytest.mark.parametrize(
+    "method",
+    [
+        pamqp.commands.Connection.StartOk,
+        pamqp.commands.Exchange.Declare,
+        pamqp.commands.Queue.Bind,
+        pamqp.commands.Basic.Consume,
+        pamqp.commands.Basic.Publish,
+    ],
+)
+def test_methods_of_clients_are_refused(method: type[Method]) -> None:
+    """A method that only clients send is refused before any of it is decoded."""
+    payload = method.index.to_bytes(4, "big") + bytes(3) + TRUNCATED_ARRAY
+
+    with pytest.raises(BadBytesFromServer, match="a method that no server sends"):
+        decode(frame(1, 0, payload))
 
 
 @pytest.mark.parametrize("closing", [pamqp.commands.Channel.Close, pamqp.commands.Connection.Close])
