@@ -8,7 +8,6 @@ import socket
 
 import pytest
 
-from channels_rabbitmq.broker import recovery
 from channels_rabbitmq.core import RabbitmqChannelLayer
 from channels_rabbitmq.errors import NotConnected
 from devtools.broker import Broker
@@ -149,13 +148,3 @@ async def test_wrong_password(
     await until(lambda: "Cannot connect to RabbitMQ; will try again" in caplog.text)
     assert "ACCESS_REFUSED" in caplog.text
     assert "hush" not in caplog.text
-
-
-def test_delays_grow_with_jitter() -> None:
-    """Delays double from half a second to thirty, each shortened at random by up to a half."""
-    longest = recovery.delays(lambda low, high: high)
-    assert [next(longest) for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
-    shortest = recovery.delays(lambda low, high: low)
-    assert next(shortest) == 0.25
-    random_ones = recovery.delays()
-    assert len({next(random_ones) for _ in range(20)}) == 20
