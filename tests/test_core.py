@@ -21,7 +21,7 @@ from channels_rabbitmq.errors import (
     NotConnected,
     ServerSentNack,
 )
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 AWAY = "amqp://127.0.0.1:1"
 BACKEND = "channels_rabbitmq.core.RabbitmqChannelLayer"

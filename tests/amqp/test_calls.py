@@ -11,15 +11,15 @@ import pytest
 from channels_rabbitmq.errors import (
     ChannelClosed,
 )
-from tests.helpers.scripted import Peer, connected
-from tests.helpers.support import until
+from tests.helpers.scripted import ScriptedServer, connected
+from tests.helpers.waiting import until
 
 
 async def test_user_calls_leave_channels_for_others() -> None:
     """With few channels, calls and publishes of users take a quarter each, and the rest wait."""
     highest = 0
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         nonlocal highest
         while True:
             method = await peer.read()
@@ -42,7 +42,7 @@ async def test_idle_channel_that_the_server_closed() -> None:
     """A call does not use a channel that the server closed meanwhile."""
     numbers: list[int] = []
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         for _ in range(2):
             numbers.append(await peer.accept_channel())
             await peer.expect(pamqp.commands.Queue.Declare)
@@ -60,7 +60,7 @@ async def test_idle_channel_that_the_server_closed() -> None:
 async def test_calls_without_a_channel() -> None:
     """When every channel is taken, a call fails and says so."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         for _ in range(16):
             await peer.accept_channel()
 

@@ -17,8 +17,8 @@ from channels_rabbitmq.errors import (
     MessageReturned,
     ServerSentNack,
 )
-from tests.helpers.scripted import Peer, connected, content, settled
-from tests.helpers.support import until
+from tests.helpers.scripted import ScriptedServer, connected, content, settled
+from tests.helpers.waiting import until
 
 Basic = pamqp.commands.Basic
 
@@ -28,7 +28,7 @@ async def test_cancelled_publish_disturbs_nothing() -> None:
     published = asyncio.Event()
     answer = asyncio.Event()
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         number = await peer.accept_channel(confirm=True)
         for _ in range(3):
             await peer.expect_publish()
@@ -56,7 +56,7 @@ async def test_cancelled_publish_disturbs_nothing() -> None:
 async def test_nacks() -> None:
     """A nack fails its publishes, and no others."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         number = await peer.accept_channel(confirm=True)
         for _ in range(4):
             await peer.expect_publish()
@@ -77,7 +77,7 @@ async def test_nacks() -> None:
 async def test_returned_message() -> None:
     """Of mandatory messages that look alike, the first that may have come back has."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         number = await peer.accept_channel(confirm=True)
         for _ in range(5):
             await peer.expect_publish()
@@ -115,7 +115,7 @@ async def test_cancelled_mandatory_publish() -> None:
     published = asyncio.Event()
     answer = asyncio.Event()
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         number = await peer.accept_channel(confirm=True)
         await peer.expect_publish()
         published.set()
@@ -136,7 +136,7 @@ async def test_cancelled_mandatory_publish() -> None:
 async def test_replies_come_in_order() -> None:
     """Calls on one channel are pipelined and answered in order, also those that were cancelled."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         number = await peer.accept_channel()
         names = [(await peer.expect(pamqp.commands.Queue.Declare)).queue for _ in range(3)]
         for count, name in enumerate(names):
@@ -156,7 +156,7 @@ async def test_replies_come_in_order() -> None:
 async def test_call_that_cannot_be_sent_leaves_the_channel_as_it_was() -> None:
     """A method that pamqp cannot pack raises, and the replies still go to whom they belong."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         number = await peer.accept_channel()
         await peer.expect(pamqp.commands.Queue.Declare)
         peer.send(number, pamqp.commands.Queue.DeclareOk("q", 7, 0))
@@ -174,7 +174,7 @@ async def test_methods_that_nobody_asked_for() -> None:
     """Flow is answered; stray replies, gets and frames for unknown channels are passed over."""
     flow_ok: list[Method] = []
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         number = await peer.accept_channel(confirm=True)
         await peer.expect_publish()
         peer.send(number, pamqp.commands.Queue.PurgeOk(3))
@@ -195,7 +195,7 @@ async def test_methods_that_nobody_asked_for() -> None:
 async def test_close_ok_that_nobody_asked_for() -> None:
     """An unsolicited ``channel.close-ok`` ends the connection: no call may wait for ever."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         number = await peer.accept_channel()
         await peer.expect(pamqp.commands.Queue.Declare)
         peer.send(number, pamqp.commands.Channel.CloseOk())
@@ -210,7 +210,7 @@ async def test_acks_of_one_turn_are_coalesced() -> None:
     """Deliveries that are done with in one turn are acknowledged by one frame."""
     acks: list[Basic.Ack] = []
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         number = await peer.accept_channel()
         deliver = [Basic.Deliver("c", tag, False, "", "q") for tag in range(1, 11)]
         peer.writer.write(b"".join(content(number, method, b"x") for method in deliver))
@@ -228,7 +228,7 @@ async def test_acks_of_one_turn_are_coalesced() -> None:
 async def test_delivery_out_of_order_ends_the_connection(tag: int) -> None:
     """A server that skips a delivery tag cannot be acknowledged to; the connection is given up."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         number = await peer.accept_channel()
         peer.deliver(number, tag, b"x")
 
@@ -243,7 +243,7 @@ async def test_deliveries_to_a_closed_channel() -> None:
     """What was on its way when we closed the channel is not delivered, and not acknowledged."""
     got: list[bytes] = []
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         number = await peer.accept_channel()
         await peer.expect(pamqp.commands.Channel.Close)
         peer.deliver(number, 1, b"late")
@@ -265,7 +265,7 @@ async def test_server_closes_a_channel() -> None:
     """All that waits on the channel fails with the reason; the number is used again."""
     numbers: list[int] = []
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         number = await peer.accept_channel(confirm=True)
         numbers.append(number)
         await peer.expect_publish()
@@ -306,7 +306,7 @@ async def test_both_sides_close_a_channel_at_once() -> None:
     """
     numbers: list[int] = []
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         number = await peer.accept_channel()
         await peer.expect(pamqp.commands.Channel.Close)
         peer.send(number, pamqp.commands.Channel.Close(406, "too late", 0, 0))
@@ -336,7 +336,7 @@ async def test_both_sides_close_a_channel_at_once() -> None:
 async def test_closing_a_channel_fails_what_waits() -> None:
     """What waits on a channel that we close fails with ChannelClosed."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         await peer.accept_channel(confirm=True)
 
     async with connected(script) as connection:

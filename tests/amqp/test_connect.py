@@ -11,7 +11,7 @@ from channels_rabbitmq.errors import (
     ConnectionClosed,
 )
 from tests.helpers.scripted import (
-    Peer,
+    ScriptedServer,
     connected,
     fail_to_connect,
     never,
@@ -19,13 +19,13 @@ from tests.helpers.scripted import (
     settled,
     unconnected,
 )
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 
 async def test_nobody_there() -> None:
     """A port where nobody listens is an OSError."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         pass
 
     async with serve(script) as port:
@@ -41,7 +41,7 @@ async def test_host_that_cannot_be_resolved() -> None:
 async def test_host_name() -> None:
     """A host name is resolved when no address is given."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         await peer.handshake()
         await peer.accept_close()
 
@@ -70,7 +70,7 @@ async def test_close_while_connecting() -> None:
     reached = asyncio.Event()
     gone = asyncio.Event()
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         await peer.start()
         reached.set()
         await peer.wait_eof()
@@ -91,7 +91,7 @@ async def test_close_before_the_socket_is_there() -> None:
     """Closing while the socket is being connected ends that too."""
     greeted: list[bytes] = []
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         greeted.append(await peer.wait_eof())
 
     async with serve(script) as port:
@@ -123,7 +123,7 @@ async def test_connect_can_be_cancelled() -> None:
     """A ``connect()`` that is cancelled leaves no socket behind."""
     gone = asyncio.Event()
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         await peer.wait_eof()
         gone.set()
 
@@ -143,7 +143,7 @@ async def test_cut() -> None:
     """A connection can be cut from another thread, and both sides notice."""
     gone = asyncio.Event()
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         await peer.wait_eof()
         gone.set()
 

@@ -8,13 +8,13 @@ import pamqp.commands
 import pytest
 
 from channels_rabbitmq.errors import ChannelClosedByServer
-from tests.helpers.scripted import Peer, connected
+from tests.helpers.scripted import ScriptedServer, connected
 
 
 async def test_server_closes_the_consumer_with_messages_waiting() -> None:
     """Messages that wait are dropped with the channel: another consumer gets them."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         number = await peer.accept_consumer()
         peer.deliver(number, 1, b"1")
         peer.deliver(number, 2, b"2")

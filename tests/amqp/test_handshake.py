@@ -16,8 +16,8 @@ from channels_rabbitmq.errors import (
     ConnectionClosedByServer,
     describe,
 )
-from tests.helpers.scripted import Peer, connected, fail_to_connect, serve, unconnected
-from tests.helpers.support import until
+from tests.helpers.scripted import ScriptedServer, connected, fail_to_connect, serve, unconnected
+from tests.helpers.waiting import until
 
 # Servers that do not answer, or not in AMQP
 
@@ -27,7 +27,7 @@ async def test_silence_is_bounded(words: int) -> None:
     """A server that falls silent, after however much of the handshake, is left in time."""
     gone: list[bytes] = []
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         if words > 0:
             await peer.start()
         if words > 1:
@@ -57,7 +57,7 @@ async def test_silence_is_bounded(words: int) -> None:
 async def test_server_of_another_kind(words: bytes) -> None:
     """A server that does not speak AMQP 0-9-1 is left at once, with a hint at the port."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         peer.writer.write(words)
 
     async with serve(script) as port:
@@ -69,7 +69,7 @@ async def test_server_of_another_kind(words: bytes) -> None:
 async def test_server_that_closes_at_once() -> None:
     """A server that closes the socket without a word makes ``connect()`` fail at once."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         peer.writer.close()
 
     async with serve(script) as port:
@@ -84,7 +84,7 @@ async def test_server_that_closes_at_once() -> None:
 async def test_refused_before_tuning() -> None:
     """What the server says when it refuses the credentials is what ``connect()`` raises."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         await peer.start()
         peer.send(0, pamqp.commands.Connection.Close(403, "ACCESS_REFUSED", 0, 0))
         await peer.expect(pamqp.commands.Connection.CloseOk)
@@ -98,7 +98,7 @@ async def test_refused_before_tuning() -> None:
 async def test_no_mechanism_in_common() -> None:
     """Where the server offers no way to log in that we may use, the error names both sides'."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         peer.send(0, pamqp.commands.Connection.Start(0, 9, {}, "EXTERNAL ANONYMOUS", "en_US"))
 
     async with serve(script) as port:
@@ -123,7 +123,7 @@ async def test_mechanisms(mechanism: str, response: bytes) -> None:
     """Each mechanism's response is what RabbitMQ wants, for long passwords too."""
     responses: list[bytes] = []
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         responses.append(await peer.start(f"OTHER {mechanism}"))
 
     async with serve(script) as port:
@@ -141,7 +141,7 @@ async def test_mechanism_in_order_of_preference() -> None:
     """The first of our mechanisms that the server offers is used."""
     used: list[str] = []
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         peer.send(0, pamqp.commands.Connection.Start(0, 9, {}, "PLAIN AMQPLAIN", "en_US"))
         await peer.reader.readexactly(8)
         start_ok = await peer.expect(pamqp.commands.Connection.StartOk)
@@ -157,7 +157,7 @@ async def test_mechanism_in_order_of_preference() -> None:
 async def test_mechanisms_that_are_not_text() -> None:
     """A list of mechanisms that is not UTF-8 is one without any of ours."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         payload = b"\x00\x0a\x00\x0a\x00\x09" + bytes(4) + b"\x00\x00\x00\x01\xff" + bytes(4)
         peer.writer.write(b"\x01\x00\x00" + len(payload).to_bytes(4, "big") + payload + b"\xce")
 
@@ -169,7 +169,7 @@ async def test_mechanisms_that_are_not_text() -> None:
 async def test_handshake_out_of_order(order: str) -> None:
     """A handshake in the wrong order is given up."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         start = pamqp.commands.Connection.Start(0, 9, {}, "PLAIN", "en_US")
         tune = pamqp.commands.Connection.Tune(0, 0, 60)
         if order == "tune first":
@@ -207,7 +207,7 @@ async def test_negotiation(
     """The smaller limit of both sides counts, and 0 is no limit, or no heartbeat."""
     told: list[tuple[int, int, int]] = []
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         frame_max, channel_max, heartbeat = theirs
         tune_ok = await peer.handshake(
             frame_max=frame_max, channel_max=channel_max, heartbeat=heartbeat
@@ -228,7 +228,7 @@ async def test_negotiation(
 async def test_frame_max_below_the_least() -> None:
     """A server that wants frames smaller than AMQP allows is left."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         await peer.start()
         peer.send(0, pamqp.commands.Connection.Tune(0, 7, 0))
 
@@ -240,7 +240,7 @@ async def test_frame_max_below_the_least() -> None:
 async def test_frame_larger_than_negotiated() -> None:
     """A frame larger than was agreed on ends the connection."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         await peer.handshake(frame_max=4096)
         number = await peer.accept_channel()
         peer.deliver(number, 1, bytes(4088))
@@ -264,7 +264,9 @@ async def test_no_heartbeats_no_timers() -> None:
     for theirs, ours in ((0, 60), (60, 0)):
         said: list[bytes] = []
 
-        async def script(peer: Peer, theirs: int = theirs, said: list[bytes] = said) -> None:
+        async def script(
+            peer: ScriptedServer, theirs: int = theirs, said: list[bytes] = said
+        ) -> None:
             await peer.handshake(heartbeat=theirs)
             said.append(await peer.wait_eof())
 
@@ -282,7 +284,7 @@ async def test_no_heartbeats_no_timers() -> None:
 async def test_silent_server_is_left_within_two_heartbeats() -> None:
     """A server that sends nothing is left after more than one heartbeat and within two."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         await peer.handshake(heartbeat=1)
 
     async with serve(script) as port:
@@ -299,7 +301,7 @@ async def test_heartbeats_keep_both_sides_content() -> None:
     """A server that only sends heartbeats is not left, and gets heartbeats in return."""
     heard = 0
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         nonlocal heard
         await peer.handshake(heartbeat=1)
         for _ in range(6):
@@ -324,7 +326,7 @@ async def test_blocked_and_unblocked(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     unblock = asyncio.Event()
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         peer.send(0, pamqp.commands.Connection.Blocked("low on memory"))
         await unblock.wait()
         peer.send(0, pamqp.commands.Connection.Unblocked())
@@ -346,7 +348,7 @@ async def test_alarms_without_end(caplog: pytest.LogCaptureFixture) -> None:
     """Alarms that come and go without end fill no log, and none of them forges a line of it."""
     caplog.set_level("INFO")
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         for _ in range(1000):
             peer.send(0, pamqp.commands.Connection.Blocked("low\nFORGED \x1b[2J\u202e"))
             peer.send(0, pamqp.commands.Connection.Unblocked())
@@ -363,7 +365,7 @@ async def test_alarms_without_end(caplog: pytest.LogCaptureFixture) -> None:
 async def test_reasons_are_escaped() -> None:
     """What the server gives as a reason to close can forge no line of a log."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         number = await peer.accept_channel()
         await peer.expect(pamqp.commands.Queue.Declare)
         peer.send(number, pamqp.commands.Channel.Close(404, "NOT_FOUND\nFORGED", 50, 10))

@@ -23,7 +23,7 @@ from channels_rabbitmq.errors import (
     ServerSentNack,
 )
 from tests.helpers.scripted import (
-    Peer,
+    ScriptedServer,
     connected,
     endpoint,
     never,
@@ -31,7 +31,7 @@ from tests.helpers.scripted import (
     settled,
     unconnected,
 )
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 Basic = pamqp.commands.Basic
 
@@ -43,7 +43,7 @@ async def test_publishes_of_one_turn_are_one_write() -> None:
     """What is published in one turn of the loop reaches the socket in one piece, in order."""
     bodies: list[bytes] = []
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         number = await peer.accept_channel(confirm=True)
         bodies.extend([(await peer.expect_publish())[1] for _ in range(100)])
         peer.send(number, Basic.Ack(100, True))
@@ -71,7 +71,7 @@ async def test_pause_writing_bounds_memory() -> None:
     """Who waits for writable, as the layer does, holds little when the server does not read."""
     read = asyncio.Event()
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         await read.wait()
         number = await peer.accept_channel(confirm=True)
         tag = 0
@@ -137,7 +137,7 @@ async def test_writable_again_when_the_connection_ends() -> None:
 async def test_error_in_a_handler_ends_the_connection(caplog: pytest.LogCaptureFixture) -> None:
     """A bug of ours in handling a message is logged, without the message, and ends it all."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         number = await peer.accept_channel()
         peer.deliver(number, 1, b"secret")
 
@@ -157,7 +157,7 @@ async def test_error_in_a_handler_ends_the_connection(caplog: pytest.LogCaptureF
 async def test_channel_max() -> None:
     """No more channels are opened than were negotiated; a closed one makes room."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         for _ in range(16):
             await peer.accept_channel()
         await peer.expect(pamqp.commands.Channel.Close)
@@ -180,7 +180,7 @@ async def test_channel_max() -> None:
 async def test_server_closes_the_connection() -> None:
     """Everything fails with what the server said, and nothing can be started."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         await peer.accept_channel(confirm=True)
         await peer.expect_publish()
         peer.send(0, pamqp.commands.Connection.Close(320, "CONNECTION_FORCED - bye", 0, 0))
@@ -210,7 +210,7 @@ async def test_server_that_closes_but_does_not_read(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(protocol_module, "CLOSE_TIMEOUT", 0.2)
     full = asyncio.Event()
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         await full.wait()
         peer.send(0, pamqp.commands.Connection.Close(320, "CONNECTION_FORCED", 0, 0))
         await peer.writer.drain()
@@ -227,7 +227,7 @@ async def test_server_that_closes_but_does_not_read(monkeypatch: pytest.MonkeyPa
 async def test_close() -> None:
     """Closing says goodbye, fails what waits, may be repeated, and leaves no timer behind."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         await peer.accept_channel(confirm=True)
         await peer.expect_publish()
         await peer.accept_close()
@@ -245,7 +245,7 @@ async def test_close() -> None:
 async def test_frames_after_our_close() -> None:
     """What the server says between our close and its answer is heard, but changes nothing."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         number = await peer.accept_channel(confirm=True)
         await peer.expect_publish()
         await peer.expect(pamqp.commands.Connection.Close)
@@ -276,7 +276,7 @@ async def test_close_while_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol_module, "CLOSE_TIMEOUT", 3600)
     monkeypatch.setattr(protocol_module, "CLOSE_TIMEOUT_BLOCKED", 0.1)
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         peer.send(0, pamqp.commands.Connection.Blocked("low on memory"))
 
     async with connected(script) as connection:
@@ -287,7 +287,7 @@ async def test_close_while_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_garbage_during_close() -> None:
     """Bytes that are not AMQP are no reason for a close that we asked for to fail."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         await peer.expect(pamqp.commands.Connection.Close)
         peer.writer.write(b"garbage")
 
@@ -298,7 +298,7 @@ async def test_garbage_during_close() -> None:
 async def test_socket_closed_without_a_word() -> None:
     """A server that just closes the socket is told apart from one that says why."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         await peer.accept_channel()
         await peer.expect(pamqp.commands.Queue.Declare)
         peer.writer.close()
@@ -312,7 +312,7 @@ async def test_socket_closed_without_a_word() -> None:
 async def test_socket_reset() -> None:
     """A connection that is reset ends with that error."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         peer.writer.transport.abort()
 
     async with connected(script) as connection:
@@ -322,7 +322,7 @@ async def test_socket_reset() -> None:
 async def test_garbage_ends_the_connection() -> None:
     """Bytes that are not AMQP end the connection, and callers learn of it."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         await peer.accept_channel(confirm=True)
         await peer.expect_publish()
         peer.writer.write(b"garbage")
@@ -345,7 +345,7 @@ async def test_garbage_ends_the_connection() -> None:
 async def test_handshake_is_over(method: Method) -> None:
     """A method of the handshake after it is bad bytes, and starts nothing."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         peer.send(0, method)
 
     async with connected(script) as connection:
@@ -357,7 +357,7 @@ async def test_handshake_is_over(method: Method) -> None:
 async def test_waiting_for_the_end_can_be_cancelled() -> None:
     """A task that is cancelled while it awaits ``closed`` harms neither connection nor others."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         await peer.accept_close()
 
     async with connected(script) as connection:
@@ -376,7 +376,7 @@ async def test_close_can_be_cancelled() -> None:
     """A ``close()`` that is cancelled goes on closing."""
     answer = asyncio.Event()
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         await peer.expect(pamqp.commands.Connection.Close)
         await answer.wait()
         peer.send(0, pamqp.commands.Connection.CloseOk())
@@ -391,7 +391,7 @@ async def test_close_can_be_cancelled() -> None:
 async def test_ended_connection_is_freed() -> None:
     """No timer, callback or cycle of the loop keeps a connection that has ended."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         await peer.accept_close()
 
     async with serve_open(script, heartbeat=3600) as port:
@@ -413,7 +413,7 @@ async def test_payloads_and_passwords_are_never_told(caplog: pytest.LogCaptureFi
     caplog.set_level(logging.DEBUG)
     errors: list[BaseException] = []
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         number = await peer.accept_channel(confirm=True)
         await peer.expect_publish()
         peer.send_content(number, Basic.Return(312, "NO_ROUTE", "", "q"), b"payload-1")

@@ -14,7 +14,7 @@ from websockets.asyncio.client import connect
 from tests.anywhere.test_django import DAPHNE, get, serving
 from tests.helpers.proxy import Proxy
 from tests.helpers.scripts import FORKING, PROJECT, started
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 if TYPE_CHECKING:
     from tests.helpers.rabbit import MakeLayer

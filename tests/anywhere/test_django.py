@@ -17,7 +17,7 @@ import pytest
 from devtools.process import free_port
 from tests.helpers.proxy import Proxy
 from tests.helpers.scripts import PROJECT, STRICT, started
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

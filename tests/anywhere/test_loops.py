@@ -6,7 +6,7 @@ import pytest
 
 from tests.helpers.proxy import Proxy
 from tests.helpers.scripts import run, script, started
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 
 async def test_two_live_loops(proxy: Proxy) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tests.helpers.proxy import Proxy
 from tests.helpers.scripts import run, script, started
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 if TYPE_CHECKING:
     from tests.helpers.rabbit import MakeLayer

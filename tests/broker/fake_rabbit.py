@@ -17,7 +17,7 @@ import pamqp.body
 import pamqp.header
 from pamqp.commands import Basic, Channel, Confirm, Connection, Exchange, Queue
 
-from tests.helpers.scripted import Peer, serve
+from tests.helpers.scripted import ScriptedServer, serve
 
 #: How a method is refused: reply code and text.
 Refusal = tuple[int, str]
@@ -27,7 +27,7 @@ Refusal = tuple[int, str]
 class Link:
     """One connection, and what is on it."""
 
-    peer: Peer
+    peer: ScriptedServer
     #: Publishes so far, by channel.
     published: Counter[int] = field(default_factory=Counter)
     #: The prefetch count of each channel; 0 is no limit.
@@ -109,7 +109,7 @@ class FakeRabbit:
 
     # The server
 
-    async def serve(self, peer: Peer) -> None:
+    async def serve(self, peer: ScriptedServer) -> None:
         """Serve one connection: the script of :func:`tests.helpers.scripted.serve`."""
         await peer.handshake()
         link = Link(peer)

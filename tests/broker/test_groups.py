@@ -12,7 +12,7 @@ from pamqp.commands import Queue
 from channels_rabbitmq.broker import groups as module
 from channels_rabbitmq.errors import LoopEnded
 from channels_rabbitmq.local.state import LocalState
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 from .fake_rabbit import FakeRabbit
 from .process import Process, process

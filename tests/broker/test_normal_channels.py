@@ -13,7 +13,7 @@ from pamqp.commands import Basic, Queue
 from channels_rabbitmq.broker import normal_channels as module
 from channels_rabbitmq.errors import AccessRefused, NotConnected
 from channels_rabbitmq.wire.messages import Message
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 from .fake_rabbit import FakeRabbit
 from .process import Process, process

@@ -20,7 +20,7 @@ from channels_rabbitmq.broker.peers import (
 from channels_rabbitmq.errors import NotAnswered, NotConnected
 from channels_rabbitmq.wire.messages import GROUP_KEY
 from channels_rabbitmq.wire.names import require_group
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 from .fake_rabbit import FakeRabbit
 from .process import Process, process

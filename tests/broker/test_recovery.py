@@ -33,7 +33,7 @@ from channels_rabbitmq.errors import (
     NotFound,
     ServerSentNack,
 )
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 from .fake_rabbit import FakeRabbit
 from .process import Process, process

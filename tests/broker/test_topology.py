@@ -22,7 +22,7 @@ from channels_rabbitmq.errors import (
     ServerSentNack,
 )
 from tests.helpers.scripted import endpoint
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 from .fake_rabbit import FakeRabbit
 

@@ -9,7 +9,7 @@ import pytest
 
 from channels_rabbitmq.config.options import Options
 from channels_rabbitmq.layer.hooks import Hooks
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 
 def hooks(**config: object) -> Hooks:

@@ -15,7 +15,7 @@ from channels_rabbitmq.layer.loop_layer import LoopLayer
 from channels_rabbitmq.local.state import LocalState
 from channels_rabbitmq.wire.messages import CHANNEL_KEY, GROUP_KEY
 from channels_rabbitmq.wire.serializers import make_codec
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 QUEUE = "channels_me"
 MINE = f"{QUEUE}!a"

@@ -16,7 +16,7 @@ from channels_rabbitmq.errors import IllegalTransition, LoopEnded
 from channels_rabbitmq.layer.loop_layer import LoopLayer
 from channels_rabbitmq.layer.owner import OWNERSHIP_MOVES, Owner, Ownership
 from channels_rabbitmq.wire.serializers import make_codec
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ import pytest
 from channels_rabbitmq.errors import LoopEnded
 from channels_rabbitmq.layer.loop_thread import LoopThread
 from channels_rabbitmq.layer.portal import Portal
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 number = contextvars.ContextVar("number", default=0)
 

@@ -10,7 +10,7 @@ import pytest
 from channels_rabbitmq.errors import NotConnected
 from tests.helpers.proxy import Proxy
 from tests.helpers.rabbit import MakeLayer
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 
 async def test_many_senders_and_receivers(make_layer: MakeLayer) -> None:

@@ -13,7 +13,7 @@ from channels_rabbitmq.errors import NotConnected
 from devtools.broker import Broker
 from tests.helpers import rabbit
 from tests.helpers.rabbit import MakeLayer
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers.proxy import Proxy
 from tests.helpers.rabbit import MakeLayer
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 
 async def cancel(task: asyncio.Task[object]) -> None:

@@ -14,7 +14,7 @@ from devtools.broker import Broker
 from devtools.process import free_port
 from tests.helpers.proxy import Proxy
 from tests.helpers.rabbit import MakeLayer
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

@@ -26,7 +26,7 @@ from channels_rabbitmq.errors import (
 )
 from devtools.broker import Broker
 from tests.helpers.connections import LOOPS, connection_to, open_connection, to_same
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 
 @pytest.fixture(params=LOOPS)

@@ -12,7 +12,7 @@ from channels_rabbitmq.connection import Connection
 from channels_rabbitmq.errors import ChannelClosed, ChannelClosedByServer, ConnectionClosed
 from devtools.broker import Broker
 from tests.helpers.connections import LOOPS, connection_to, open_connection, to_same
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 
 @pytest.fixture(params=LOOPS)

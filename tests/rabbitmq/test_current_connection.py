@@ -13,7 +13,7 @@ from devtools.broker import Broker
 from tests.helpers import rabbit
 from tests.helpers.proxy import Proxy
 from tests.helpers.rabbit import MakeLayer
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 
 async def test_publishing_a_job(make_layer: MakeLayer) -> None:

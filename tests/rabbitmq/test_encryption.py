@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers.processes import Process, running
 from tests.helpers.rabbit import MakeLayer
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ import pytest
 from channels.exceptions import ChannelFull
 
 from tests.helpers.rabbit import MakeLayer
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers.processes import running
 from tests.helpers.rabbit import MakeLayer
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

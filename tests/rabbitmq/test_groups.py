@@ -12,7 +12,7 @@ import pytest
 from devtools.broker import Broker
 from tests.helpers import rabbit
 from tests.helpers.rabbit import MakeLayer
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 
 async def test_added_means_reached(make_layer: MakeLayer) -> None:

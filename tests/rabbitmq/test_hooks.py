@@ -9,7 +9,7 @@ import pytest
 
 from channels_rabbitmq.core import RabbitmqChannelLayer
 from tests.helpers.rabbit import MakeLayer
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 
 async def cut(layer: RabbitmqChannelLayer) -> None:

@@ -11,7 +11,7 @@ import pytest
 from channels_rabbitmq.core import RabbitmqChannelLayer
 from channels_rabbitmq.errors import MessageReturned
 from tests.helpers.pages import README, run, run_at, snippet
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from channels_rabbitmq.errors import ChannelClosedByServer, NotConnected
 from devtools.broker import Broker
 from tests.helpers.processes import running
 from tests.helpers.rabbit import MakeLayer
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

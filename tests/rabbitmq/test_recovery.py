@@ -19,7 +19,7 @@ from devtools.broker import Broker
 from tests.helpers import rabbit
 from tests.helpers.proxy import Proxy
 from tests.helpers.rabbit import MakeLayer
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

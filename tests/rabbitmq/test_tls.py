@@ -14,7 +14,7 @@ from channels_rabbitmq.connection import Connection
 from channels_rabbitmq.errors import CONNECTION_ERRORS, describe
 from devtools.broker import Broker
 from tests.helpers.connections import connection_to, to_endpoint
-from tests.helpers.scripted import Peer, serve
+from tests.helpers.scripted import ScriptedServer, serve
 
 
 async def echo(connection: Connection) -> None:
@@ -75,7 +75,7 @@ async def test_client_certificate_that_is_required(certs: Path) -> None:
     context.load_verify_locations(certs / "ca.cert")
     context.verify_mode = ssl.CERT_REQUIRED
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         await peer.handshake()
         await peer.accept_close()
 
@@ -172,7 +172,7 @@ async def test_tls_to_a_clear_text_port(broker: Broker, vhost: str, certs: Path)
 async def test_silence_instead_of_tls(certs: Path) -> None:
     """A server that accepts the socket and then says nothing of TLS is left in time."""
 
-    async def script(peer: Peer) -> None:
+    async def script(peer: ScriptedServer) -> None:
         await peer.wait_eof()
 
     async with serve(script) as port:

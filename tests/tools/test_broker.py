@@ -13,7 +13,7 @@ import pytest
 
 from devtools import broker as broker_module
 from devtools.broker import Broker, BrokerError, find_scripts
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 from tests.tools.test_process import is_running
 
 #: Starts a broker, says where it is, and waits to be ended.

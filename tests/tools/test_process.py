@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from devtools.process import HOST, PrivateProcess, ServerError, accepts, free_port
-from tests.helpers.support import until
+from tests.helpers.waiting import until
 
 
 class Echo(PrivateProcess):

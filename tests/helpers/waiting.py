@@ -1,4 +1,4 @@
-"""What tests of every kind share."""
+"""Waiting for a condition, in tests of every kind."""
 
 from __future__ import annotations
 
