@@ -109,9 +109,9 @@ class LoopEnded(RabbitmqError):
         self.started = started
 
 
-#: What ends one attempt to connect, or one connection, and is answered by connecting again.
-#: ``OSError`` covers refused connections, name resolution, TLS and :class:`TimeoutError`.
-CONNECTION_ERRORS = (
+#: What ends one attempt to connect, or one connection. ``OSError`` covers refused connections, name
+#: resolution, TLS and :class:`TimeoutError`.
+_RETRYABLE = (
     OSError,
     BadBytesFromServer,
     ChannelClosed,
@@ -129,4 +129,4 @@ def is_retryable(error: BaseException) -> bool:
     keeps a connection from being made. False for a message that a queue refused, for
     ``NotConnected`` (its time is over), and for bugs.
     """
-    return isinstance(error, CONNECTION_ERRORS) and not isinstance(error, NotAnswered)
+    return isinstance(error, _RETRYABLE) and not isinstance(error, NotAnswered)

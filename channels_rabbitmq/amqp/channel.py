@@ -21,34 +21,35 @@ from .errors import (
 from .frames import NO_PROPERTIES, Method, encode_method, encode_publish
 from .text import printable
 
-#: Called with where to acknowledge, the delivery tag, whether it came before, and the body.
+#: Called with the channel to acknowledge on, the delivery tag, ``redelivered``, and the body.
 OnDelivery = Callable[["Channel", int, bool, bytes], None]
 #: Called once with why the channel ended; None if we closed it.
 OnClosed = Callable[["Channel", "Exception | None"], None]
 
 
 class Wire(Protocol):
-    """What a channel needs of its connection."""
+    """What a channel needs of its connection; tests put something simpler in its place."""
 
     loop: asyncio.AbstractEventLoop
+    #: The greatest whole frame that either side may send.
     frame_max: int
 
     def write(self, data: bytes) -> None:
-        """Send bytes with the next write to the socket."""
+        """Send bytes at the end of this turn of the event loop."""
 
     def write_late(self, produce: Callable[[], bytes]) -> None:
-        """Send what ``produce()`` gives then, with the next write to the socket."""
+        """Send what ``produce()`` returns at the end of this turn, after all else."""
 
     def forget(self, channel: Channel) -> None:
-        """The channel's number is free again."""
+        """Free the channel's number for another channel."""
 
 
 class Channel:
     """An open AMQP channel. Calls are pipelined: the server answers them in order.
 
-    AMQP closes a channel over any error on it; everything that waits on it then fails with
-    :class:`.ChannelClosedByServer`, so what must not fail together has channels of its
-    own. When the connection ends it all fails with :class:`.ConnectionClosed`.
+    AMQP closes a channel over any error on it: everything that waits on the channel then fails with
+    :class:`.ChannelClosedByServer`. What must not fail together needs channels of its own. When the
+    connection ends, all of it fails with :class:`.ConnectionClosed`.
     """
 
     def __init__(
@@ -60,22 +61,25 @@ class Channel:
         on_delivery: OnDelivery | None = None,
         on_closed: OnClosed | None = None,
     ) -> None:
+        #: What tells channels of one connection apart. Another channel may have it after this one.
         self.number = number
         self._wire = wire
         self._on_delivery = on_delivery
         self._on_closed = on_closed
-        #: Calls that wait for their reply; None for one whose reply nobody waits for.
+        #: Calls without a reply so far, oldest first; None for a call that nobody waits for.
         self._replies: deque[asyncio.Future[Method] | None] = deque()
+        #: Publishes without a confirm so far.
         self.confirms = PublisherConfirms()
+        #: Deliveries that are acknowledged at the end of this turn of the event loop.
         self._acks = ConsumerAcks(number)
-        #: The delivery tag that came last. (A ``basic.get`` would count too; none is sent.)
+        #: The latest delivery tag. (A ``basic.get`` would count too; none is sent.)
         self._delivered = 0
-        #: Mandatory publishes that may still be returned, by delivery tag.
+        #: Mandatory publishes that may still be returned, by delivery tag, in publishing order.
         self._mandatory: dict[int, tuple[str, str, bytes]] = {}
-        #: Why nothing more can be done here; None while the channel is open.
+        #: What operations fail with; None while the channel is open. Set once, by :meth:`_end`.
         self._error: Exception | None = None
-        #: We sent ``channel.close``; the number stays ours until the answer comes.
-        self._closing = False
+        #: We sent ``channel.close``: the number stays ours until ``channel.close-ok`` comes.
+        self._close_sent = False
         self._send(pamqp.commands.Channel.Open())
         if confirm:
             self._send(pamqp.commands.Confirm.Select())
@@ -100,9 +104,9 @@ class Channel:
     # Operations
 
     def call(self, method: Method) -> asyncio.Future[Method]:
-        """Send a method that is answered; the future gives the answer.
+        """Send a method that has a reply; the future gives the reply.
 
-        Raises what pamqp raises for a method that cannot be sent; nothing has happened then.
+        Raises what pamqp raises for a method that cannot be encoded; nothing is sent then.
         """
         future: asyncio.Future[Method] = self._wire.loop.create_future()
         if self._error is not None:
@@ -114,7 +118,7 @@ class Channel:
         return future
 
     def _send(self, method: Method) -> None:
-        """Send a method whose answer only says that it was done."""
+        """Send a method whose reply nobody waits for."""
         self._replies.append(None)
         self._wire.write(encode_method(self.number, method))
 
@@ -155,27 +159,29 @@ class Channel:
         return future
 
     def ack(self, delivery_tag: int) -> None:
-        """Tell the server that a delivery is done with. Nothing happens on a closed channel."""
+        """Acknowledge a delivery. Nothing happens on a closed channel."""
         if self._error is None and self._acks.add(delivery_tag):
             self._wire.write_late(self._acks.flush)
 
     def close(self) -> None:
         """Close the channel; what waits on it fails with :class:`.ChannelClosed`."""
         if self._error is None:
-            self._wire.write(self._acks.flush())  # what is not acknowledged is delivered again
-            self._say_close()
+            # Acknowledgements first: what has none when the channel ends is delivered again.
+            self._wire.write(self._acks.flush())
+            self._send_close()
             self._end(None)
 
-    def _say_close(self) -> None:
-        self._closing = True
+    def _send_close(self) -> None:
+        self._close_sent = True
         self._wire.write(encode_method(self.number, pamqp.commands.Channel.Close(200, "", 0, 0)))
 
     # What the server sends
 
     def handle_delivery(self, delivery_tag: int, redelivered: bool, body: bytes) -> None:
-        """A message for the channel's consumer.
+        """Handle a message for the channel's consumer.
 
-        Acknowledging relies on the tags, so a server that skips one is not to be trusted.
+        :class:`.ConsumerAcks` relies on tags without gaps, so one that is skipped ends the
+        connection.
         """
         if delivery_tag != self._delivered + 1:
             raise BadBytesFromServer("deliveries are not numbered in order")
@@ -184,33 +190,33 @@ class Channel:
             self._on_delivery(self, delivery_tag, redelivered, body)
 
     def handle_content(self, method: Method, body: bytes) -> None:
-        """A message that came back, or one that was asked for."""
+        """Handle a message that came back (``basic.return``); any other was not asked for."""
         if isinstance(method, pamqp.commands.Basic.Return):
             self._handle_return(method, body)
 
     def handle_method(self, method: Method) -> None:
-        """Any method but those with content and ``basic.ack``."""
+        """Handle any method but ``basic.ack`` and those with content."""
         if isinstance(method, pamqp.commands.Channel.Close):
             self._wire.write(encode_method(self.number, pamqp.commands.Channel.CloseOk()))
-            # Where both closed at once, the server still answers ours: a channel that had the
-            # number by then would take that for its own.
-            if not self._closing:
+            # If both sides close at once, the server still answers our close. The number stays
+            # taken until then, or that close-ok would end the next channel that has it.
+            if not self._close_sent:
                 self._wire.forget(self)
             self._end(channel_closed_by_server(method.reply_code or 0, method.reply_text))
         elif isinstance(method, pamqp.commands.Channel.CloseOk):
             # Its number would be given to another channel while this one still counts on it.
-            if not self._closing:
+            if not self._close_sent:
                 raise BadBytesFromServer("a channel.close-ok that answers no channel.close")
             self._wire.forget(self)
         elif self._error is not None:
-            return  # the server sent it before it saw our channel.close
+            return  # on its way before the server saw our channel.close
         elif isinstance(method, pamqp.commands.Basic.Nack):
             error = ServerSentNack("RabbitMQ did not store the message")
             self.confirms.nack(method.delivery_tag, method.multiple, error)
         elif isinstance(method, pamqp.commands.Basic.Cancel):
-            # https://www.rabbitmq.com/docs/consumer-cancel: its queue is gone. The channel has
-            # no other use, so it ends.
-            self._say_close()
+            # The consumer's queue is gone: https://www.rabbitmq.com/docs/consumer-cancel. Channels
+            # with a consumer have no other use, so the channel ends too.
+            self._send_close()
             self._end(NotFound(404, "the queue of the consumer was deleted"))
         elif isinstance(method, pamqp.commands.Channel.Flow):
             self._wire.write(encode_method(self.number, pamqp.commands.Channel.FlowOk(True)))
@@ -220,11 +226,14 @@ class Channel:
                 future.set_result(method)
 
     def handle_connection_lost(self, error: Exception) -> None:
-        """The connection ended."""
+        """Fail everything: the connection ended."""
         self._end(error)
 
     def _handle_return(self, method: pamqp.commands.Basic.Return, body: bytes) -> None:
-        # A return names no delivery tag, but comes before the confirm and in publishing order.
+        # RabbitMQ sends a basic.return before the basic.ack for the same message, and returns in
+        # publishing order (https://www.rabbitmq.com/docs/publishers#unroutable). It names no
+        # delivery tag, so it is for the oldest unconfirmed publish with the same content: of two
+        # that are equal in all that the return shows, either may be the one that fails first.
         returned = (method.exchange, method.routing_key, body)
         for tag, published in self._mandatory.items():
             future = self.confirms.get(tag)

@@ -1,10 +1,9 @@
-"""Small helpers for futures."""
+"""Futures that several wait for, and futures with a deadline."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -109,12 +108,12 @@ class Deadlines:
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
         self._loop = loop
         self._seconds = seconds
-        #: When each is due, oldest first. Those that are done go when they have reached the front.
+        #: When each is due, oldest first. Done ones are dropped when they have come to the front.
         self._watched: deque[tuple[float, asyncio.Future[Any]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, future: asyncio.Future[Any]) -> None:
-        """Set :class:`asyncio.TimeoutError` on a future unless it is done in time."""
+        """Set :class:`TimeoutError` on a future unless it is done in time."""
         self._drop_done()
         self._watched.append((self._loop.time() + self._seconds, future))
         if self._timer is None:
@@ -142,19 +141,3 @@ class Deadlines:
             self._drop_done()
         if self._watched:
             self._timer = self._loop.call_at(self._watched[0][0], self._look)
-
-
-async def in_time(work: Awaitable[T], timeout: float) -> T:
-    """Do work within so many seconds, else cancel it and raise :class:`asyncio.TimeoutError`.
-
-    Unlike ``asyncio.wait_for()`` before Python 3.12, it never loses a cancellation.
-    """
-    task = asyncio.ensure_future(work)
-    task.add_done_callback(retrieve)  # nobody asks when we were cancelled, or too late
-    try:
-        await asyncio.wait({task}, timeout=timeout)
-        if not task.done():
-            raise TimeoutError
-        return task.result()
-    finally:
-        task.cancel()

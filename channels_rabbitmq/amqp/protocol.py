@@ -48,16 +48,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: What we ask for; RabbitMQ's own defaults (``frame_max``, ``channel_max``).
+#: The limits that we propose: RabbitMQ's own defaults.
 FRAME_MAX = 131072
 CHANNEL_MAX = 2047
 
-#: Seconds for closing to get through, each way; 1 while the server does not read from us.
+#: Seconds for the closing handshake, to the end of the socket; fewer during an alarm, when the
+#: server does not read what we send.
 CLOSE_TIMEOUT = 5.0
 CLOSE_TIMEOUT_BLOCKED = 1.0
 
-#: After so many writes in one turn of the loop the server gets its first work: 2,000 joins and
-#: leaves at once are a tenth to a fifth faster.
+#: Writes in one turn of the event loop after which those so far go to the socket: the server then
+#: begins to work while we go on. 2,000 joins and leaves at once are 10 to 20 % faster.
 _MOST_PIECES = 128
 
 #: Lines about alarms that one connection may log within a minute.
@@ -73,17 +74,19 @@ _CAPABILITIES = {
 
 
 def _negotiate(theirs: int | None, ours: int) -> int:
-    """The smaller limit, where the server's 0 means that it has none."""
+    """Take the smaller limit, where the server's 0 means that it has none."""
     return min(theirs or ours, ours)
 
 
 class Protocol(asyncio.Protocol):
-    """The asyncio protocol of one connection. Use :class:`.connection.Connection` instead.
+    """The asyncio protocol of one connection, to be opened with :func:`.connect.connect`.
 
-    What is written during one turn of the event loop goes to the socket in one piece, or few.
+    What is written during one turn of the event loop goes to the socket in one piece, or few. Use
+    it on its own loop; :meth:`cut` alone may be called on any thread.
     """
 
     def __init__(self, endpoint: Endpoint, loop: asyncio.AbstractEventLoop) -> None:
+        #: The event loop that all of it runs on.
         self.loop = loop
         #: Where it connects to, and as whom.
         self.endpoint = endpoint
@@ -98,32 +101,40 @@ class Protocol(asyncio.Protocol):
         self.frame_max = FRAME_MAX
         #: The most channels at a time; negotiated.
         self.channel_max = CHANNEL_MAX
+        #: The channels that have a number: open ones, and those whose close is not confirmed.
         self._channels: dict[int, Channel] = {}
+        #: Numbers that channels had; used again before a new one is.
         self._free_numbers: list[int] = []
+        #: The highest number that a channel has had.
         self._last_number = 0
         self._decoder = Decoder(self, FRAME_MAX)
-        #: What the handshake brings next; None once it is over.
+        #: The method that the handshake brings next; None once it is over.
         self._expected: type[Method] | None = pamqp.commands.Connection.Start
         #: The socket under the transport. Set by :meth:`attach`, before it is connected.
         self._socket: socket.socket | None = None
-        #: Set by ``connection_made``.
+        #: Writes to the socket. Set by :meth:`connection_made`.
         self._transport: asyncio.Transport | None = None
         #: What goes to the socket at the end of this turn of the loop.
         self._out: list[bytes] = []
+        #: Produce what goes there after that. Called at the end of this turn of the loop.
         self._late: list[Callable[[], bytes]] = []
+        #: Whether :meth:`_flush` will run at the end of this turn of the loop.
         self._flush_scheduled = False
-        #: Those who wait until the socket takes more; None while it does.
+        #: Done when the socket takes more; None while it does.
         self._resumed: asyncio.Future[None] | None = None
-        #: Why the server takes no publishes (a memory or disk alarm); None while it does.
+        #: Why the server takes no publishes (an alarm), printable; None while it does.
         self.blocked: str | None = None
         #: When the latest lines about alarms were logged, oldest first.
         self._alarm_times: deque[float] = deque(maxlen=_MOST_ALARMS)
-        #: Why the connection ended; None while it has not, and if we closed it.
+        #: Why the connection ended; None while it has not, and if we closed it. Set once.
         self.error: Exception | None = None
+        #: Runs :meth:`_tick`. Set once heartbeats are agreed on.
         self._heartbeat_timer: asyncio.TimerHandle | None = None
+        #: Aborts a closing handshake that takes too long. Set when that begins.
         self._close_timer: asyncio.TimerHandle | None = None
-        #: Whether anything went out since the last tick; ticks since anything came in.
+        #: Whether anything went out since the last :meth:`_tick`.
         self._wrote = False
+        #: How often :meth:`_tick` ran since anything came in.
         self._silent_ticks = 0
 
     def __repr__(self) -> str:
@@ -195,7 +206,7 @@ class Protocol(asyncio.Protocol):
         return min(wanted, self.channel_max // 4)
 
     def forget(self, channel: Channel) -> None:
-        """The channel's number is free again."""
+        """Free the channel's number for another channel."""
         del self._channels[channel.number]
         self._free_numbers.append(channel.number)
 
@@ -207,20 +218,31 @@ class Protocol(asyncio.Protocol):
             self.loop.call_soon(self._flush)
         elif len(self._out) == _MOST_PIECES:
             self._flush()
-            self._flush_scheduled = True  # it still is: for what this turn has yet to write
+            # The scheduled call will come all the same, and is for what this turn still writes.
+            self._flush_scheduled = True
 
     def write_late(self, produce: Callable[[], bytes]) -> None:
-        """Send what ``produce()`` gives at the end of this turn of the loop."""
+        """Send what ``produce()`` returns at the end of this turn of the loop.
+
+        For what grows during the turn, such as acknowledgements: it becomes one frame for many.
+        """
         self._late.append(produce)
         if not self._flush_scheduled:
             self._flush_scheduled = True
             self.loop.call_soon(self._flush)
 
     def close(self) -> None:
-        """Start closing, as AMQP wants it; wait for :attr:`closed`. May be called again."""
+        """Begin the closing handshake; wait for :attr:`closed`. May be called again.
+
+        ``connection.close`` goes out, the server answers ``connection.close-ok`` and both close the
+        socket. Whatever arrives before that answer was sent before the server saw our close, and is
+        passed over, so nothing is delivered any more. If the answer does not come in time, the
+        socket is aborted, which is no error: :attr:`error` stays None once we have closed.
+        """
         if self._state.state is ConnectionState.OPEN:
             self._state.move(ConnectionState.CLOSING)
-            self._flush()  # acknowledgements too: what has none is delivered again
+            # Late writes too: a delivery whose acknowledgement does not go out comes again.
+            self._flush()
             self.write(encode_method(0, pamqp.commands.Connection.Close(200, "", 0, 0)))
             self._flush()
             self._limit_closing()
@@ -228,13 +250,16 @@ class Protocol(asyncio.Protocol):
             self.abort(ConnectionClosed("closed before it was open"))
 
     def abort(self, error: Exception | None = None) -> None:
-        """Give the socket up, without a word to the server."""
+        """Close the socket at once, without the closing handshake.
+
+        ``error`` is what ended the connection, unless something else did before.
+        """
         if self.error is None and self._state.state is not ConnectionState.CLOSING:
             self.error = error
         if self._transport is not None:
             self._transport.abort()
         elif self._state.state is not ConnectionState.CLOSED:
-            self.connection_lost(None)  # nobody else will say so
+            self.connection_lost(None)  # without a transport, nobody else calls it
 
     def attach(self, sock: socket.socket) -> None:
         """Tell which socket :meth:`cut` and :meth:`disown` are to act on."""
@@ -263,7 +288,7 @@ class Protocol(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The socket is connected (and TLS agreed): begin the handshake."""
+        """Begin the handshake: the socket is connected, and TLS agreed on."""
         # uvloop's transports are none of asyncio's classes, so there is nothing to check.
         self._transport = cast("asyncio.Transport", transport)
         if self._state.state is ConnectionState.CLOSED:
@@ -272,7 +297,7 @@ class Protocol(asyncio.Protocol):
             self._transport.write(PROTOCOL_HEADER)
 
     def data_received(self, data: bytes) -> None:
-        """Handle what came."""
+        """Handle what came; anything that cannot be handled ends the connection."""
         self._silent_ticks = 0
         try:
             self._decoder.feed(data)
@@ -284,11 +309,11 @@ class Protocol(asyncio.Protocol):
             self.abort(err)
 
     def eof_received(self) -> bool:
-        """The server will send no more."""
+        """Have the transport close the socket: the server will send no more."""
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The socket is closed: everything that waits fails."""
+        """Fail everything that waits: the socket is closed. Runs once."""
         if self._state.state is ConnectionState.CLOSED:
             return
         if self.error is None and self._state.state is not ConnectionState.CLOSING:
@@ -315,12 +340,12 @@ class Protocol(asyncio.Protocol):
             channel.handle_connection_lost(ConnectionClosed(why))
 
     def pause_writing(self) -> None:
-        """The socket's buffer is full: publishers wait."""
+        """Have publishers wait: the socket's buffer is full."""
         if self._resumed is None:
             self._resumed = self.loop.create_future()
 
     def resume_writing(self) -> None:
-        """The socket's buffer has room."""
+        """Let publishers go on: the socket's buffer has room."""
         resumed, self._resumed = self._resumed, None
         if resumed is not None and not resumed.done():
             resumed.set_result(None)
@@ -370,7 +395,7 @@ class Protocol(asyncio.Protocol):
         elif isinstance(method, pamqp.commands.Connection.CloseOk):
             self._close_transport()
         elif closing:
-            pass  # the server sent it before it saw our close
+            pass  # on its way before the server saw our connection.close
         elif isinstance(method, pamqp.commands.Connection.Blocked):
             self.blocked = printable(method.reason or "an alarm")
             if self._may_log_alarm():
@@ -433,7 +458,7 @@ class Protocol(asyncio.Protocol):
             return f"\0{user}\0{password}".encode()
         if mechanism == "AMQPLAIN":
             return pamqp.encode.field_table({"LOGIN": user, "PASSWORD": password})[4:]
-        return b""  # EXTERNAL: the client certificate says it
+        return b""  # EXTERNAL: the client's certificate tells who it is
 
     def _tune(self, tune: pamqp.commands.Connection.Tune) -> None:
         self.frame_max = _negotiate(tune.frame_max, self.endpoint.frame_max or FRAME_MAX)
@@ -455,9 +480,13 @@ class Protocol(asyncio.Protocol):
     # Heartbeats
 
     def _tick(self, interval: float) -> None:
-        """Every half heartbeat: speak if we were silent; give up if the server was for nearly two.
+        """Send a heartbeat if nothing was sent, and look whether anything came: each half interval.
 
-        RabbitMQ speaks every half heartbeat too, so three of its words are missing by then.
+        The two directions are independent. Ours: the server drops a client that it has heard
+        nothing of for two intervals, so something goes out in every half interval. Theirs:
+        RabbitMQ sends as often as that too, so after three ticks without a byte three of its
+        heartbeats are missing. The connection then ends between one and a half and two intervals
+        after the last byte. Any frame counts as a heartbeat (specification, section 4.2.7).
         """
         if self._silent_ticks >= 3:
             self.abort(ConnectionClosedByHeartbeatMonitor("RabbitMQ sent nothing for too long"))
@@ -468,7 +497,10 @@ class Protocol(asyncio.Protocol):
         self._wrote = False
         self._heartbeat_timer = self.loop.call_later(interval, self._tick, interval)
 
+    # Writing
+
     def _flush(self) -> None:
+        """Hand what was written in this turn to the transport, what was to come late at its end."""
         self._flush_scheduled = False
         for produce in self._late:
             self._out.append(produce())

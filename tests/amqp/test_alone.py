@@ -1,4 +1,4 @@
-"""The engine stands alone: it needs pamqp, and carehare if that is installed, and nothing else."""
+"""The engine stands alone: without a framework, and without carehare where that is missing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import pkgutil
 import subprocess
 import sys
 
+import pytest
+
 from channels_rabbitmq import amqp
+from channels_rabbitmq.connection import Connection
 
 _CODE = """
 import importlib, sys
@@ -30,3 +33,28 @@ def test_engine_imports_no_framework() -> None:
     assert not loaded & {"asgiref", "channels", "django", "msgpack"}
     ours = {name for name in loaded if name.partition(".")[0] == "channels_rabbitmq"}
     assert ours == {"channels_rabbitmq", *engine}
+
+
+_WITHOUT_CAREHARE = """
+import sys
+sys.modules["carehare"] = None  # as if it were not installed
+from channels_rabbitmq import connection, errors
+assert connection.Connection.__mro__ == (connection.Connection, object)
+assert errors.NotFound.__mro__[1:] == (
+    errors.ChannelClosedByServer, errors.AmqpError, errors.RabbitmqError, Exception, BaseException,
+    object,
+)
+assert str(errors.NotFound(404, "NOT_FOUND")) == "RabbitMQ closed the channel: 404 NOT_FOUND"
+"""
+
+
+def test_without_carehare() -> None:
+    """Where carehare is not installed, the same classes stand on their own."""
+    subprocess.run([sys.executable, "-c", _WITHOUT_CAREHARE], check=True)
+
+
+def test_with_carehare() -> None:
+    """Where carehare is installed, the connection is one of its own."""
+    carehare = pytest.importorskip("carehare")
+
+    assert issubclass(Connection, carehare.Connection)

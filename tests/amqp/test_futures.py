@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from channels_rabbitmq.amqp.futures import Deadlines, Shared, follow, in_time, retrieve
+from channels_rabbitmq.amqp.futures import Deadlines, Shared, follow, retrieve, without_result
 from tests.helpers.clock import Clock
 
 
@@ -128,60 +128,46 @@ async def test_deadlines_end() -> None:
     deadlines.end(LookupError())
 
 
-async def test_in_time() -> None:
-    """Work that is done in time gives its result, or its error."""
+@pytest.mark.parametrize("early", [False, True])
+async def test_without_result(future: asyncio.Future[str], early: bool) -> None:
+    """The outer future ends as the inner one does, and has no result."""
+    if early:
+        future.set_result("done")
+    outer = without_result(future)
+    if not early:
+        future.set_result("done")
 
-    async def fail() -> None:
-        raise LookupError
+    assert await outer is None
 
-    assert await in_time(asyncio.sleep(0, "done"), 10) == "done"
+
+async def test_without_result_passes_errors_on(future: asyncio.Future[str]) -> None:
+    """An error is the outer future's too."""
+    outer = without_result(future)
+    future.set_exception(LookupError())
+
     with pytest.raises(LookupError):
-        await in_time(fail(), 10)
+        await outer
 
 
-async def test_not_in_time() -> None:
-    """Work that takes too long is cancelled."""
-    ended: list[bool] = []
-
-    async def work() -> None:
-        try:
-            await asyncio.sleep(3600)
-        except asyncio.CancelledError:
-            ended.append(True)
-            raise
-
-    with pytest.raises(asyncio.TimeoutError):
-        await in_time(work(), 0.01)
+async def test_without_result_is_cancelled_in_both_directions(future: asyncio.Future[str]) -> None:
+    """Cancelling either future cancels the other."""
+    outer = without_result(future)
+    outer.cancel()
     await asyncio.sleep(0)
-    assert ended == [True]
+    assert future.cancelled()
+
+    inner: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    outer = without_result(inner)
+    inner.cancel()
+    await asyncio.sleep(0)
+    assert outer.cancelled()
 
 
-async def test_in_time_is_cancelled() -> None:
-    """A cancellation reaches the work, and is not lost even if the work was done just then."""
-    release = asyncio.Event()
-
-    async def work() -> str:
-        await release.wait()
-        return "done"
-
-    waiting = asyncio.create_task(in_time(work(), 3600))
-    await asyncio.sleep(0.01)
-    release.set()
-    waiting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
-
-
-async def test_work_that_fails_too_late() -> None:
-    """An error that comes after the time is up is nobody's, and is not reported as forgotten."""
-
-    async def work() -> None:
-        try:
-            await asyncio.sleep(3600)
-        finally:
-            raise LookupError
-
-    with pytest.raises(asyncio.TimeoutError):
-        await in_time(work(), 0.01)
+async def test_error_after_the_outer_future_was_cancelled(future: asyncio.Future[str]) -> None:
+    """An error that comes when nobody waits any more is not reported as forgotten."""
+    outer = without_result(future)
+    future.set_exception(LookupError())
+    outer.cancel()
+    del future
     await asyncio.sleep(0)
     gc.collect()
