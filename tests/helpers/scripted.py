@@ -152,10 +152,6 @@ class ScriptedServer:
             return b""
 
 
-#: The name until all tests have the new one.
-Peer = ScriptedServer
-
-
 def content(channel: int, method: pamqp.base.Frame, body: bytes, step: int = 131064) -> bytes:
     """The frames of a method with a message."""
     frames = [
@@ -239,7 +235,7 @@ async def connected(script: Script, **changes: object) -> AsyncIterator[Connecti
                 await asyncio.shield(connection.protocol.closed)
 
 
-async def never(peer: Peer) -> None:
+async def never(peer: ScriptedServer) -> None:
     """Do nothing after the handshake."""
 
 
