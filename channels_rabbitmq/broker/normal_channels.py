@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 
 import pamqp.commands
-from channels.exceptions import ChannelFull, StopConsumer
+from channels.exceptions import ChannelFull
 
 from ..amqp.channel import Channel
 from ..amqp.frames import Method
@@ -160,29 +160,8 @@ class NormalChannels:
 
     # Receiving
 
-    async def receive(self, name: str) -> Message:
-        """Wait for the oldest message of a channel, through outages; cancellation is safe."""
-        mailboxes = self._mailboxes
-        self._note_use(name)
-        box = mailboxes.box(name)
-        while not mailboxes.ready(box, self._loop.time()):
-            if self._phase is not _Phase.OPEN:
-                raise StopConsumer("the channel layer is closed")
-            waiter: asyncio.Future[None] = self._loop.create_future()
-            box.waiters.append(waiter)
-            self.update(name)
-            try:
-                await waiter
-            except asyncio.CancelledError:
-                box.give_up(waiter)
-                raise
-            finally:
-                self.update(name)
-            box = mailboxes.box(name)
-        return mailboxes.take(box)
-
     def ready(self, name: str) -> bool:
-        """Whether a message is here already."""
+        """Whether a message of the channel is held, so that :meth:`take` may be called."""
         return self._mailboxes.ready(self._mailboxes.box(name), self._loop.time())
 
     def take(self, name: str) -> Message:
@@ -384,9 +363,8 @@ class NormalChannels:
                 await topology.calls.run(purge)
 
     async def close(self) -> None:
-        """Consume no more, and give back what nobody here received."""
+        """Consume no more, and give back what nobody here received: nobody waits any more."""
         self._phase = _Phase.CLOSING
-        self._mailboxes.fail_waiters(StopConsumer("the channel layer is closed"))
         topology = self._recovery.topology
         if topology is not None and (self._consumers or not self._mailboxes.unused):
             with contextlib.suppress(TimeoutError, AmqpError):

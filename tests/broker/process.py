@@ -7,6 +7,8 @@ import contextlib
 import itertools
 from collections.abc import AsyncIterator, Iterator
 
+from channels.exceptions import StopConsumer
+
 from channels_rabbitmq.amqp.channel import Channel
 from channels_rabbitmq.broker.groups import Groups
 from channels_rabbitmq.broker.normal_channels import NormalChannels
@@ -93,6 +95,7 @@ class Process:
 
     async def close(self) -> None:
         """End everything."""
+        self.state.fail_waiters(StopConsumer())
         await self.normal.close()
         self.peers.cancel()
         self.groups.stop(RuntimeError("closed"))
