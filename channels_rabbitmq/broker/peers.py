@@ -199,7 +199,9 @@ class Peers:
         try:
             await self._flush()
         except TimeoutError:
-            raise NotConnected("RabbitMQ is away") from None
+            raise NotConnected(
+                f"RabbitMQ did not answer within send_timeout ({timeout:g} s)"
+            ) from None
         answers = await self._ask_all(Question(FLUSH), max(due - self._loop.time(), 0))
         if not answers.complete:
             raise NotAnswered(

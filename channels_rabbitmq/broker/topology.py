@@ -231,10 +231,13 @@ class Topology:
         confirms = self._publisher.confirms
         self._watches_confirms = bool(confirms) and not self.ended.done()
         if self._watches_confirms:
+            timeout = self._options.send_timeout
             confirms.expire(
                 self._loop.time(),
-                self._options.send_timeout - 2 * interval,
-                NotConnected("RabbitMQ did not confirm the message in time"),
+                timeout - 2 * interval,
+                NotConnected(
+                    f"RabbitMQ did not confirm the message within send_timeout ({timeout:g} s)"
+                ),
             )
             self._timers.call_later(interval, self._watch_confirms)
 
