@@ -61,9 +61,11 @@ _ENDED = (ConnectionClosed, ChannelClosed)
 
 
 class _Phase(enum.Enum):
-    #: Calls and deliveries are served.
+    """How much of its work a :class:`NormalChannels` still does."""
+
+    #: All of it.
     OPEN = "open"
-    #: New calls are refused, and nothing is consumed; what is under way completes.
+    #: Nothing more is consumed; what is under way completes.
     CLOSING = "closing"
     #: Deliveries are ignored.
     CLOSED = "closed"
@@ -132,9 +134,12 @@ class NormalChannels:
             raise NotConnected(f"the queue of channel {name} is deleted again and again") from None
         except ServerSentNack:
             capacity = self._options.capacity_of(name)
-            raise ChannelFull(f"channel {name} is full (capacity {capacity})") from None
+            raise ChannelFull(f"Channel {name} is full (capacity {capacity})") from None
         except TimeoutError:
-            raise NotConnected("RabbitMQ is away") from None
+            timeout = self._options.send_timeout
+            raise NotConnected(
+                f"RabbitMQ did not answer within send_timeout ({timeout:g} s)"
+            ) from None
         except _ENDED:
             raise NotConnected("the connection to RabbitMQ ended meanwhile") from None
 
@@ -261,14 +266,15 @@ class NormalChannels:
 
     # Groups
 
-    async def group_add(self, group: str, name: str) -> None:
+    async def group_add(self, group: str, name: str, claim: object = None) -> None:
         """Bind the channel's queue for a group; return once that is done.
 
-        While RabbitMQ is away it returns after ``send_timeout``, and binds on reconnection.
+        While RabbitMQ is away it returns after ``send_timeout``, and binds on reconnection. A
+        ``claim`` is for calls from other loops, as in :meth:`.Groups.add`.
         """
         self._note_use(name)
-        claim = object()
-        self._memberships.claim(group, name, claim, self._loop.time())
+        mine = claim or object()
+        self._memberships.claim(group, name, mine, self._loop.time())
         self._renew_groups()
         try:
             async with asyncio.timeout(self._options.send_timeout):
@@ -276,12 +282,21 @@ class NormalChannels:
         except TimeoutError:
             self._warn_not_bound("Group %s is not bound yet: RabbitMQ is away", group)
         except BaseException:  # cancelled, or refused by RabbitMQ
-            topology = self._recovery.topology
-            if self._memberships.withdraw(group, name, claim) and topology is not None:
-                self._unbind(group, name, topology).add_done_callback(retrieve)
+            self.undo_add(group, name, mine)
             raise
-        if name in self._memberships.members(group):
+        if claim is None and name in self._memberships.members(group):
             self._memberships.establish(group, name, self._loop.time())
+
+    def confirm_add(self, group: str, name: str) -> None:
+        """Establish a membership, as the call that claimed it has returned."""
+        self._memberships.establish(group, name, self._loop.time())
+        self._renew_groups()
+
+    def undo_add(self, group: str, name: str, claim: object) -> None:
+        """End a claim, as the call that made it was cancelled or failed."""
+        topology = self._recovery.topology
+        if self._memberships.withdraw(group, name, claim) and topology is not None:
+            self._unbind(group, name, topology).add_done_callback(retrieve)
 
     async def group_discard(self, group: str, name: str) -> None:
         """Unbind, whichever process did the binding; wait for it, at most ``send_timeout``."""

@@ -141,29 +141,27 @@ class LoopLayer:
         cancellation there. Given back to :meth:`undo_group_add`, it leaves nothing behind.
         """
         queue_name, mark, _ = channel.partition("!")
-        if not mark:
-            return self.normal.group_add(group, channel)
-        if queue_name != self._queue_name:
+        if mark and queue_name != self._queue_name:
             return self._peers.group_add(queue_name, group, channel)
-        if caller is self.loop:
-            return self._groups.add(group, channel)
-        return self._claim(group, channel)
+        if caller is not self.loop:
+            return self._claim(group, channel)
+        return (self._groups.add if mark else self.normal.group_add)(group, channel)
 
     async def _claim(self, group: str, channel: str) -> object:
         claim = object()
-        await self._groups.add(group, channel, claim)
+        await (self._groups.add if "!" in channel else self.normal.group_add)(group, channel, claim)
         return claim
 
     def confirm_group_add(self, group: str, channel: str) -> None:
         """Establish a membership: the result of :meth:`group_add` arrived on the caller's loop."""
-        self._groups.confirm_add(group, channel)
+        (self._groups if "!" in channel else self.normal).confirm_add(group, channel)
 
     def undo_group_add(
         self, group: str, channel: str, caller: asyncio.AbstractEventLoop, claim: object
     ) -> None:
         """End a claim: whoever called :meth:`group_add` for it was cancelled."""
         if claim is not None:
-            self._groups.undo_add(group, channel, claim)
+            (self._groups if "!" in channel else self.normal).undo_add(group, channel, claim)
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Take a channel out of a group, as :meth:`group_add` puts it in."""

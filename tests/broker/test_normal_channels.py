@@ -74,7 +74,7 @@ class TestSending:
         """A full queue is told with the channel's name and its capacity."""
         await send(here, 1)
         rabbit.full.add(QUEUE)
-        with pytest.raises(ChannelFull, match=r"channel jobs is full \(capacity 100\)") as raised:
+        with pytest.raises(ChannelFull, match=r"Channel jobs is full \(capacity 100\)") as raised:
             await send(here, 2)
         assert not isinstance(raised.value, NotConnected)
 
@@ -101,7 +101,7 @@ class TestSending:
         """It ends within send_timeout."""
         rabbit.silent = (Basic.Consume,)
         here = Process(port, send_timeout=0.05)
-        with pytest.raises(NotConnected, match="RabbitMQ is away"):
+        with pytest.raises(NotConnected, match=r"did not answer within send_timeout \(0.05 s\)"):
             await send(here, 1)
         await here.close()
 
@@ -329,6 +329,26 @@ class TestGroups:
         await asyncio.wait({adding[1]})
         assert here.state.normal_memberships.pairs == []
         await until(lambda: rabbit.seen(Queue.Unbind))
+
+    async def test_claims_whose_results_cross(self, here: Process, rabbit: FakeRabbit) -> None:
+        """Two calls of other loops, both done here and both cancelled there, leave nothing."""
+        first, second = object(), object()
+        await here.normal.group_add("room", "jobs", first)
+        await here.normal.group_add("room", "jobs", second)
+        here.normal.undo_add("room", "jobs", first)
+        assert rabbit.bound() == {"room": [QUEUE]}
+        here.normal.undo_add("room", "jobs", second)
+        assert here.state.normal_memberships.pairs == []
+        await until(lambda: rabbit.bound() == {})
+
+    async def test_confirmed_claim(self, here: Process) -> None:
+        """Once its result has arrived, a claim cannot be undone."""
+        first, second = object(), object()
+        await here.normal.group_add("room", "jobs", first)
+        await here.normal.group_add("room", "jobs", second)
+        here.normal.confirm_add("room", "jobs")
+        here.normal.undo_add("room", "jobs", second)
+        assert here.state.normal_memberships.pairs == [("room", "jobs")]
 
     async def test_refused(self, here: Process, rabbit: FakeRabbit) -> None:
         """A binding that RabbitMQ refuses is raised, and not kept."""

@@ -68,6 +68,22 @@ async def cancel_group_add() -> None:
         await layer.group_discard("cancelled", channel)
 
 
+async def cancel_two_group_adds() -> None:
+    """Two calls for one channel, both cancelled at every possible moment, add nothing."""
+    for number in range(30):
+        channel = await layer.new_channel() if number % 2 else "jobs"
+        adding = [asyncio.create_task(layer.group_add("twice", channel)) for _ in range(2)]
+        await asyncio.sleep(number * 3e-5)
+        for task in adding:
+            task.cancel()
+        await asyncio.gather(*adding, return_exceptions=True)
+        if all(task.cancelled() for task in adding):
+            await until_gone("twice", channel)
+        else:
+            assert await layer.group_members("twice") == [channel], number
+            await layer.group_discard("twice", channel)
+
+
 async def until_gone(group: str, channel: str) -> None:
     for _ in range(100):
         if await layer.group_members(group) == []:
@@ -147,6 +163,7 @@ async def check_all() -> None:
     await cancel_receive()
     await cancel_receive_as_the_message_comes()
     await cancel_group_add()
+    await cancel_two_group_adds()
     await cancel_sender()
     await no_cycles()
     await errors()
@@ -162,3 +179,4 @@ async def home() -> None:
 asyncio.run(home())
 async_to_sync(cancel_receive)()
 async_to_sync(cancel_group_add)()
+async_to_sync(cancel_two_group_adds)()
