@@ -133,8 +133,7 @@ class NormalChannels:
         except MessageReturned:
             raise NotConnected(f"the queue of channel {name} is deleted again and again") from None
         except ServerSentNack:
-            capacity = self._options.capacity_of(name)
-            raise ChannelFull(f"Channel {name} is full (capacity {capacity})") from None
+            raise ChannelFull(f"Channel {name} is full ({self._queues.limit(name)})") from None
         except TimeoutError:
             timeout = self._options.send_timeout
             raise NotConnected(

@@ -115,6 +115,12 @@ class NormalQueues:
                 )
         self._declared[name] = self._loop.time()
 
+    def limit(self, name: str) -> str:
+        """How many messages the queue of a channel holds, in words."""
+        if name in self._foreign:
+            return "its queue was declared with another capacity"
+        return f"capacity {self._options.capacity_of(name)}"
+
     def forget(self, name: str) -> None:
         """Declare the queue at its next use: it may have been deleted."""
         self._declared.pop(name, None)

@@ -122,10 +122,12 @@ class TestDeclaring:
                 queues.forget("jobs")
             assert self.declared(rabbit) == [False, True]
             assert caplog.text.count("has other arguments than expiry and capacity ask for") == 1
+            assert queues.limit("jobs") == "its queue was declared with another capacity"
             rabbit.delete_queue("asgi.channel::jobs")
             await queues.ensure(topology, "jobs")
             assert self.declared(rabbit) == [False, True, True, False]
             assert rabbit.queues["asgi.channel::jobs"].arguments["x-max-length"] == 100
+            assert queues.limit("jobs") == "capacity 100"
 
     async def test_refused(self, rabbit: FakeRabbit, port: int) -> None:
         """Whoever asks is told that RabbitMQ refuses it; and asks again the next time."""
