@@ -24,6 +24,11 @@ class RateLimitedWarning:
         self._last: float | None = None
         self._left_out = 0
 
+    @property
+    def due(self) -> bool:
+        """Whether one would be logged now: for callers that gather what they have to tell."""
+        return self._last is None or self._clock() - self._last >= self._interval
+
     def __call__(self, text: str, *args: object) -> None:
         """Log ``text % args``, unless one was logged a short while ago."""
         now = self._clock()

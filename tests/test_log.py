@@ -68,3 +68,12 @@ def test_default_clock_runs(caplog: pytest.LogCaptureFixture) -> None:
     warn("two")
 
     assert caplog.messages == ["one"]
+
+
+def test_due(warn: RateLimitedWarning, clock: Clock) -> None:
+    """Whoever asks first is told whether the next one is logged."""
+    assert warn.due
+    warn("once")
+    assert not warn.due
+    clock.now += 10
+    assert warn.due
