@@ -13,7 +13,8 @@ import pamqp.frame
 import pamqp.header
 
 from channels_rabbitmq.amqp import frames
-from channels_rabbitmq.local.mailboxes import Delivery, Mailboxes
+from channels_rabbitmq.local.mailbox import Delivery
+from channels_rabbitmq.local.mailboxes import Mailboxes
 from channels_rabbitmq.wire import messages
 
 MESSAGE = {"type": "chat.message", "text": "x" * 100}

@@ -20,7 +20,7 @@ from ..errors import (
     NotConnected,
 )
 from ..local.housekeeping import Housekeeping
-from ..local.mailboxes import NOWHERE, Delivery, Source
+from ..local.mailbox import NOWHERE, Delivery, Source
 from ..local.state import LocalState
 from ..log import RateLimitedWarning
 from ..wire.messages import CHANNEL_KEY, GROUP_KEY, BadMessage, Message

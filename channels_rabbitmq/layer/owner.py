@@ -47,7 +47,7 @@ from channels.exceptions import StopConsumer
 from ..amqp.state import StateMachine
 from ..config.options import Options
 from ..errors import IllegalTransition, LoopEnded
-from ..local.mailboxes import Mailbox
+from ..local.mailbox import Mailbox
 from ..local.state import LocalState
 from ..wire.names import random_name
 from ..wire.serializers import Codec

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import LoopEnded
-from ..local.mailboxes import Mailbox
+from ..local.mailbox import Mailbox
 from ..wire.messages import Message
 
 if TYPE_CHECKING:

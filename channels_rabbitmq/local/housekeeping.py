@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 
 from ..config.options import Options
 from ..log import RateLimitedWarning
 from .background import Background
-from .mailboxes import STUCK_AFTER
+from .lag import TICK, RunningTime
 from .state import LocalState
 
 logger = logging.getLogger(__name__)
 
-#: Messages past ``local_expiry`` are dropped at most once in so many seconds.
-_EXPIRY_PRECISION = 0.1
+#: Seconds between two sweeps of the mailboxes that are not in use.
+_SWEEP_EVERY = 10.0
 
 
 class Housekeeping:
     """Drops messages that nobody reads in time, or that stop other channels, and warns of it.
 
-    Call :meth:`message_held` after each message that is put into the mailboxes.
+    Call :meth:`message_held` after each message that is put into the mailboxes. A timer ticks for
+    as long as any message is held.
     """
 
     def __init__(
@@ -31,20 +33,23 @@ class Housekeeping:
         self._memberships = state.memberships
         self._loop = loop
         self._timers = Background(loop)
-        #: A timer runs: for the expiry of the oldest message, and for the next look at the window.
-        self._watches_expiry = False
-        self._watches_window = False
+        self._running_time = RunningTime()
+        self._ticking = False
         self._relief_scheduled = False
-        self._warn_expired = RateLimitedWarning(logger)
-        self._warn_dropped = RateLimitedWarning(logger)
-        self._warn_back_pressure = RateLimitedWarning(logger)
+        #: What each channel has lost since the last warning of that.
+        self._expired: Counter[str] = Counter()
+        self._dropped: Counter[str] = Counter()
+        self._warn_expired = RateLimitedWarning(logger, clock=loop.time)
+        self._warn_dropped = RateLimitedWarning(logger, clock=loop.time)
+        self._warn_back_pressure = RateLimitedWarning(logger, clock=loop.time)
         if len(self._mailboxes):
-            self._watch_expiry()
+            self._start_ticking()
+        self._timers.call_later(_SWEEP_EVERY, self._sweep)
 
     def message_held(self) -> None:
         """Take note of one more message."""
-        if not self._watches_expiry:
-            self._watch_expiry()
+        if not self._ticking:
+            self._start_ticking()
         if self._mailboxes.full and not self._relief_scheduled:
             # At the end of this turn of the loop whoever waited has read: it may be full no more.
             self._relief_scheduled = True
@@ -54,53 +59,68 @@ class Housekeeping:
         """Drop nothing any more; no timer is left."""
         self._timers.cancel()
 
-    def _watch_expiry(self) -> None:
+    def _start_ticking(self) -> None:
+        self._ticking = True
+        self._running_time.start(self._loop.time())
+        self._timers.call_later(TICK, self._tick)
+
+    def _tick(self) -> None:
         now = self._loop.time()
+        self._running_time.tick(now)
+        self._expire(now)
+        self._ticking = bool(len(self._mailboxes))
+        if self._ticking:
+            if self._mailboxes.full:
+                self._free_a_slot()
+                self._warn_of_back_pressure()
+            self._timers.call_later(TICK, self._tick)
+
+    def _sweep(self) -> None:
+        self._mailboxes.sweep()
+        self._timers.call_later(_SWEEP_EVERY, self._sweep)
+
+    def _expire(self, now: float) -> None:
         expired = self._mailboxes.expire(now)
-        if expired:
+        self._expired.update(expired)
+        if expired and self._warn_expired.due:
             self._warn_expired(
                 "%d messages expired after local_expiry (%g s) unread, in %s. A consumer is too "
                 "slow, or a group_discard() is missing",
-                sum(expired.values()),
+                self._expired.total(),
                 self._options.local_expiry,
-                _list_channels(expired.most_common(3)),
+                _list_channels(self._expired.most_common(3)),
             )
-        oldest = self._mailboxes.oldest
-        self._watches_expiry = oldest is not None
-        if oldest is not None:
-            due = max(oldest + self._options.local_expiry, now + _EXPIRY_PRECISION)
-            self._timers.call_at(due, self._watch_expiry)
+            self._expired.clear()
 
     def _relieve(self) -> None:
-        """If the window is still full, see to it that no stuck channel keeps it so."""
+        """If the window is still full, see to it that no channel that lags keeps it so."""
         self._relief_scheduled = False
         if self._mailboxes.full:
             self._free_a_slot()
-            if self._mailboxes.full and not self._watches_window:
-                self._watches_window = True
-                self._timers.call_later(STUCK_AFTER / 2, self._watch_window)
 
-    def _watch_window(self) -> None:
-        """Look again while the window stays full, and warn of that."""
-        self._free_a_slot()
-        self._watches_window = self._mailboxes.full
-        if self._watches_window:
+    def _free_a_slot(self) -> None:
+        limit = self._running_time.limit
+        dropped = self._mailboxes.relieve(limit, self._memberships.channels)
+        self._dropped.update(dropped)
+        if dropped and self._warn_dropped.due:
+            self._warn_dropped(
+                "local_capacity (%d messages) is used up by channels that lag; dropped the %d "
+                "oldest messages of %s",
+                self._options.local_capacity,
+                self._dropped.total(),
+                _list_channels(self._dropped.most_common(3)),
+            )
+            self._dropped.clear()
+
+    def _warn_of_back_pressure(self) -> None:
+        """Warn if the window is still full, and by more than a burst that is being read."""
+        oldest = self._mailboxes.oldest
+        lags = oldest is not None and oldest <= self._running_time.limit
+        if lags and self._mailboxes.full and self._warn_back_pressure.due:
             self._warn_back_pressure(
                 "Back-pressuring: local_capacity (%d messages) is used up. Fullest: %s",
                 self._options.local_capacity,
                 _list_channels(self._mailboxes.fullest()),
-            )
-            self._timers.call_later(STUCK_AFTER / 2, self._watch_window)
-
-    def _free_a_slot(self) -> None:
-        dropped = self._mailboxes.relieve(self._loop.time(), self._memberships.channels)
-        if dropped:
-            self._warn_dropped(
-                "local_capacity (%d messages) is used up by channels that are not read; dropped "
-                "the %d oldest messages of %s",
-                self._options.local_capacity,
-                sum(dropped.values()),
-                _list_channels(dropped.most_common(3)),
             )
 
 

@@ -1,4 +1,4 @@
-"""The messages that the process has received and nobody has read, and the calls that wait.
+"""The mailboxes of all channels of the process, and how many messages they hold together.
 
 Decisions only: no I/O, no clock, no ``await``. The clock's readings are handed in, in seconds.
 """
@@ -7,136 +7,29 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Collection
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterable
+from heapq import nlargest
+from itertools import islice, takewhile
 
 from ..log import RateLimitedWarning
 from ..wire.messages import Envelope, Message, decode, is_flat
+from .lag import Laggards
+from .mailbox import NEVER, NOTHING, NOWHERE, Delivery, Mailbox
 
 logger = logging.getLogger(__name__)
 
-#: A channel is stuck when it holds messages and was not read for so many seconds while the window
-#: was full. Long enough for a healthy consumer to get its turn of the event loop.
-STUCK_AFTER = 0.1
-
-
-class Source(Protocol):
-    """An AMQP channel, as far as deliveries are acknowledged on it."""
-
-    def ack(self, delivery_tag: int) -> None:
-        """Acknowledge a delivery."""
-
-
-class Waiter(Protocol):
-    """An :class:`asyncio.Future` on which a call waits for a message."""
-
-    def done(self) -> bool:
-        """Return whether it waits no more."""
-
-    def cancelled(self) -> bool:
-        """Return whether its call was cancelled."""
-
-    def set_result(self, result: None) -> None:
-        """Wake it."""
-
-    def set_exception(self, exception: type | BaseException) -> None:
-        """Wake it with an error."""
-
-
-class _Nowhere:
-    """The source of deliveries that were acknowledged before."""
-
-    def ack(self, delivery_tag: int) -> None:
-        """Do nothing."""
-
-
-#: Where nothing is acknowledged.
-NOWHERE = _Nowhere()
-
-
-class Delivery:
-    """One message from RabbitMQ, shared by the local channels that have yet to read it."""
-
-    __slots__ = ("arrived", "body", "flat", "holders", "message", "source", "tag")
-
-    def __init__(
-        self, source: Source, tag: int, arrived: float, body: bytes, message: Message
-    ) -> None:
-        self.source = source
-        self.tag = tag
-        #: When it came, by the loop's clock.
-        self.arrived = arrived
-        self.body = body
-        #: The message decoded once: for all readers, if it is flat and so cheap to copy; else for
-        #: the first one, and the others decode copies of their own.
-        self.message: Message | None = message
-        self.flat = False
-        #: How many channels still hold it. At zero it is acknowledged.
-        self.holders = 0
-
-
-#: The queue of a mailbox that has held nothing yet: a deque of its own takes 600 bytes. Nothing is
-#: ever put into it.
-_NOTHING: deque[Delivery] = deque()
-
-
-class Mailbox:
-    """The messages that one channel holds, in order, and those who wait for one."""
-
-    __slots__ = ("name", "queue", "read", "unread_since", "waiters")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.queue: deque[Delivery] = _NOTHING
-        self.waiters: list[Waiter] = []
-        #: Whether a message was read since the window was last looked over.
-        self.read = True
-        #: The clock's reading since when none was, as far as was looked.
-        self.unread_since = 0.0
-
-    def hold(self, delivery: Delivery, first: bool = False) -> None:
-        """Hold one more message, after all others or ahead of them."""
-        if self.queue is _NOTHING:
-            self.queue = deque()
-        if first:
-            self.queue.appendleft(delivery)
-        else:
-            self.queue.append(delivery)
-
-    def wake(self) -> None:
-        """Wake the waiter that has waited longest."""
-        waiters = self.waiters
-        while waiters:
-            waiter = waiters.pop(0)
-            if not waiter.done():
-                waiter.set_result(None)
-                return
-
-    def give_up(self, waiter: Waiter) -> None:
-        """Forget a waiter that was cancelled; if it was just woken, wake the next in its place."""
-        if waiter in self.waiters:
-            self.waiters.remove(waiter)
-        elif not waiter.cancelled() and self.queue:
-            self.wake()
-
-    def take_over(self, other: Mailbox) -> None:
-        """Take the messages of another mailbox."""
-        self.queue, other.queue = other.queue, _NOTHING
-
-    def fail_waiters(self, error: Exception) -> None:
-        """Wake everyone who waits, with an error."""
-        waiters, self.waiters = self.waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_exception(error)
+#: So many mailboxes may stay while they are not used.
+_FEW = 64
 
 
 class Mailboxes:
     """The mailboxes of all channels of the process.
 
-    At most ``capacity`` deliveries are held; RabbitMQ's prefetch window sees to that. While the
-    window is full RabbitMQ sends nothing, so :meth:`relieve` keeps stuck channels from closing it
+    RabbitMQ sends at most ``capacity`` deliveries that are not acknowledged: its prefetch window.
+    While that is full it sends nothing, so :meth:`relieve` keeps channels that lag from closing it
     on the others. A delivery is acknowledged when the last channel that holds it is done with it.
+
+    Every mailbox, and the whole, is in the order in which deliveries came.
 
     With ``channel_capacity``, ``cap()`` gives the most messages that a channel holds, or None. A
     channel over its cap loses its oldest ones, whether or not the window is full.
@@ -162,14 +55,19 @@ class Mailboxes:
         #: The mailbox of a channel whose name was checked before, if it is still there.
         self.find: Callable[[str], Mailbox | None] = self._boxes.get
         #: At this many mailboxes, unused ones are cleared away.
-        self._sweep_at = 64
+        self._sweep_at = _FEW
+        #: The channels that lag, as of the last look.
+        self._laggards = Laggards({}, NEVER)
+        #: How many messages channels have lost, by the option that took them.
+        self.dropped: Counter[str] = Counter()
 
     def __len__(self) -> int:
         """The number of deliveries held."""
         return len(self._held)
 
     def __repr__(self) -> str:
-        return f"<Mailboxes: {len(self._held)} deliveries held>"
+        dropped = "".join(f", {count} dropped by {why}" for why, count in self.dropped.items())
+        return f"<Mailboxes: {len(self._held)} deliveries held{dropped}>"
 
     @property
     def unused(self) -> bool:
@@ -186,7 +84,7 @@ class Mailboxes:
         box = self._boxes.get(channel)
         if box is None:
             if len(self._boxes) >= self._sweep_at:
-                self._sweep()
+                self.sweep()
             box = self._boxes[channel] = Mailbox(channel)
         return box
 
@@ -195,13 +93,14 @@ class Mailboxes:
         if not channels:
             delivery.source.ack(delivery.tag)
             return
+        delivery.channels = channels = tuple(channels)
         delivery.holders = len(channels)
         delivery.flat = delivery.holders > 1 and is_flat(delivery.message)
         self._held[delivery] = None
         boxes = self._boxes
         for name in channels:
             box = boxes.get(name) or self.box(name)
-            if box.queue is _NOTHING:
+            if box.queue is NOTHING:
                 box.queue = deque()
             box.queue.append(delivery)
             waiters = box.waiters
@@ -216,7 +115,6 @@ class Mailboxes:
     def take(self, box: Mailbox) -> Message:
         """Give the oldest message of a mailbox that holds one."""
         delivery = box.queue.popleft()
-        box.read = True
         delivery.holders = holders = delivery.holders - 1
         if not holders:
             del self._held[delivery]
@@ -232,24 +130,25 @@ class Mailboxes:
 
     def put_back(self, channel: str, message: Message, now: float) -> None:
         """Hold a message again that was taken (and acknowledged), ahead of all others."""
-        delivery = Delivery(NOWHERE, 0, now, b"", message)
-        delivery.holders = 1
-        self._held[delivery] = None
         box = self.box(channel)
+        # It came before those that come after it; when exactly is not known any more.
+        arrived = box.queue[0].arrived if box.queue else now
+        delivery = Delivery(NOWHERE, 0, arrived, b"", message)
+        delivery.channels = (channel,)
+        delivery.holders = 1
+        held = sorted([delivery, *self._held], key=lambda each: each.arrived)
+        self._held = dict.fromkeys(held)
         box.hold(delivery, first=True)
         box.wake()
 
     def expire(self, now: float) -> Counter[str]:
         """Drop every message held for longer than the expiry; count them by channel."""
-        dropped: Counter[str] = Counter()
         limit = now - self._expiry
-        if self.oldest is None or self.oldest > limit:
-            return dropped
-        for box in self._boxes.values():
-            while box.queue and box.queue[0].arrived <= limit:
-                self._release(box.queue.popleft())
-                dropped[box.name] += 1
-        return dropped
+        oldest = self.oldest
+        if oldest is None or oldest > limit:
+            return Counter()
+        expired = takewhile(lambda delivery: delivery.arrived <= limit, self._held)
+        return self._drop("local_expiry", list(expired))
 
     @property
     def oldest(self) -> float | None:
@@ -258,31 +157,41 @@ class Mailboxes:
             return delivery.arrived
         return None
 
-    def relieve(self, now: float, in_groups: Collection[str]) -> Counter[str]:
-        """Free a slot of a full window at the cost of stuck channels; count drops by channel.
+    def relieve(self, limit: float, in_groups: Collection[str]) -> Counter[str]:
+        """Free a slot of a full window at the cost of channels that lag; count drops by channel.
 
-        Nothing is dropped while the channel that would lose is the only one in use (one of those
-        ``in_groups``, holding messages, or waited for): that one back-pressures to RabbitMQ
-        instead. A channel that was read within ``STUCK_AFTER`` seconds is not stuck.
+        A channel lags when it holds a message that came at or before ``limit``. Nothing is dropped
+        unless a channel is in use (one of those ``in_groups``, holding messages, or waited for)
+        that does not: those that lag together back-pressure to RabbitMQ instead.
         """
         dropped: Counter[str] = Counter()
-        while self.full:
-            stuck = self._fullest_stuck(now)
-            if stuck is None or not self._others_in_use(stuck, in_groups):
-                break
-            self._release(stuck.queue.popleft())
-            dropped[stuck.name] += 1
-        # Deliveries left from an earlier connection are in no window: without this, each
-        # reconnection could add a window's worth.
-        while len(self._held) > self._capacity:
-            dropped.update(self._drop(next(iter(self._held))))
+        if self.full and limit != self._laggards.limit:
+            self._laggards = Laggards(self._boxes, limit)
+        while self.full and (delivery := self._laggards.next_to_drop(in_groups)):
+            dropped += self._drop("local_capacity", [delivery])
+        # What is left from earlier connections is in no window: without this, each reconnection
+        # could add a window's worth.
+        if (excess := len(self._held) - 2 * self._capacity) > 0:
+            dropped += self._drop("local_capacity", list(islice(self._held, excess)))
         return dropped
 
     def fullest(self, count: int = 3) -> list[tuple[str, int]]:
         """The channels that hold most, with how many messages each."""
-        sizes = [(box.name, len(box.queue)) for box in self._boxes.values() if box.queue]
-        sizes.sort(key=lambda size: -size[1])
-        return sizes[:count]
+        sizes = ((box.name, len(box.queue)) for box in self._boxes.values() if box.queue)
+        return nlargest(count, sizes, key=lambda size: size[1])
+
+    def sweep(self) -> None:
+        """Forget the mailboxes that are not in use, and what the others do not use."""
+        self._laggards = Laggards({}, NEVER)
+        boxes = self._boxes
+        used = {name: box for name, box in boxes.items() if box.queue or box.waiters}
+        for box in used.values():
+            if not box.queue:
+                box.queue = NOTHING
+        if len(used) < len(boxes):
+            boxes.clear()  # one that only loses keys keeps its size
+            boxes.update(used)
+        self._sweep_at = _FEW + 2 * len(used)
 
     def clear(self) -> None:
         """Hold nothing; those who wait go on."""
@@ -298,6 +207,7 @@ class Mailboxes:
     def take_over(self, other: Mailboxes) -> None:
         """Take the messages of another, and leave it only those who wait."""
         self._held, other._held = other._held, {}
+        self.dropped += other.dropped
         for delivery in self._held:
             # Its connection ends, and belongs to another thread perhaps: nothing to acknowledge.
             delivery.source = NOWHERE
@@ -311,6 +221,7 @@ class Mailboxes:
             queue = self.box(name).queue
             while cap is not None and len(queue) > cap:
                 self._release(queue.popleft())
+                self.dropped["channel_capacity"] += 1
                 self._warn_capped(
                     "channel_capacity (%d) dropped the oldest message of %s", cap, name
                 )
@@ -321,38 +232,15 @@ class Mailboxes:
             del self._held[delivery]
             delivery.source.ack(delivery.tag)
 
-    def _drop(self, delivery: Delivery) -> Counter[str]:
+    def _drop(self, why: str, deliveries: Iterable[Delivery]) -> Counter[str]:
+        """Take deliveries from all channels that hold them."""
         dropped: Counter[str] = Counter()
-        for box in self._boxes.values():
-            if delivery in box.queue:
-                box.queue.remove(delivery)
-                self._release(delivery)
-                dropped[box.name] += 1
+        for delivery in deliveries:
+            for name in delivery.channels:
+                box = self._boxes.get(name)
+                if box is not None and box.lose(delivery):
+                    dropped[name] += 1
+                    self._release(delivery)
+        if dropped:
+            self.dropped[why] += dropped.total()
         return dropped
-
-    def _fullest_stuck(self, now: float) -> Mailbox | None:
-        fullest = None
-        most = 0
-        for box in self._boxes.values():
-            if not box.queue:
-                continue
-            if box.read:
-                box.read = False
-                box.unread_since = now
-            elif len(box.queue) > most and now - box.unread_since >= STUCK_AFTER:
-                fullest = box
-                most = len(box.queue)
-        return fullest
-
-    def _others_in_use(self, box: Mailbox, in_groups: Collection[str]) -> bool:
-        if len(in_groups) > (box.name in in_groups):
-            return True
-        return any(
-            other is not box and (other.queue or other.waiters) for other in self._boxes.values()
-        )
-
-    def _sweep(self) -> None:
-        unused = [box.name for box in self._boxes.values() if not box.queue and not box.waiters]
-        for name in unused:
-            del self._boxes[name]
-        self._sweep_at = 64 + 2 * len(self._boxes)

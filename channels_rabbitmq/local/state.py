@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Iterator
 from ..config.options import Options
 from ..wire.messages import Envelope, Message
 from .groups import Memberships
-from .mailboxes import NOWHERE, Delivery, Mailbox, Mailboxes
+from .mailbox import NOWHERE, Delivery, Mailbox
+from .mailboxes import Mailboxes
 
 
 class LocalState:

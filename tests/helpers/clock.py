@@ -56,3 +56,7 @@ class Clock:
             self.now = max(self.now, timer.when)
             timer.callback()
         self.now = to
+
+    def stand_still(self, seconds: float) -> None:
+        """Let time pass in which no timer fires, as while something blocks the loop."""
+        self.now += seconds

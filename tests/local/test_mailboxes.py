@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import tracemalloc
 from collections import Counter
+from collections.abc import Iterator
+from types import FrameType
 
 import hypothesis.strategies as st
 import msgpack
@@ -10,7 +15,9 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from channels_rabbitmq.local.mailboxes import STUCK_AFTER, Delivery, Mailboxes
+from channels_rabbitmq.local.lag import LAG
+from channels_rabbitmq.local.mailbox import NEVER, Delivery
+from channels_rabbitmq.local.mailboxes import Mailboxes
 from channels_rabbitmq.wire.messages import CHANNEL_KEY, Message
 
 
@@ -206,76 +213,240 @@ def test_unused_mailboxes_are_cleared_away() -> None:
     assert len(mailboxes._boxes) < 500
 
 
+def test_put_back_is_as_old_as_the_next() -> None:
+    """A message that is put back expires with those that came after it, and counts in order."""
+    mailboxes, source = Mailboxes(10, 5), Source()
+    deliver(mailboxes, source, 1, "a", now=100)
+    deliver(mailboxes, source, 2, "a", now=101)
+    deliver(mailboxes, source, 3, "b", now=103)
+    mailboxes.put_back("a", mailboxes.take(mailboxes.box("a")), 104)
+    assert mailboxes.expire(106) == {"a": 2}
+    assert mailboxes.oldest == 103
+
+
+def test_expiry_looks_at_no_other_mailbox() -> None:
+    """Expiry takes no more calls where ten thousand other channels wait."""
+
+    def calls(others: int) -> int:
+        mailboxes, source = Mailboxes(10, 5), Source()
+        for number in range(others):
+            mailboxes.box(f"waits{number}").waiters.append(Waiter())
+        deliver(mailboxes, source, 1, "a", "b", now=100)
+        with counted() as steps:
+            assert mailboxes.expire(106) == {"a": 1, "b": 1}
+        return steps.number
+
+    assert calls(0) == calls(10_000)
+
+
+def test_used_again_after_a_sweep() -> None:
+    """A sweep takes the mailboxes of no channel in use, nor what they hold."""
+    mailboxes, source = Mailboxes(10, 60), Source()
+    waiter = Waiter()
+    mailboxes.box("waits").waiters.append(waiter)
+    deliver(mailboxes, source, 1, "holds")
+    deliver(mailboxes, source, 2, "was read")
+    take(mailboxes, "was read")
+    mailboxes.sweep()
+    assert mailboxes.find("was read") is None
+    deliver(mailboxes, source, 3, "waits", "was read")
+    assert waiter.state == "woken"
+    assert [take(mailboxes, name) for name in ("holds", "waits", "was read")] == [1, 3, 3]
+
+
+def test_memory_of_idle_mailboxes() -> None:
+    """The memory of thousands of channels that are gone is given back."""
+    mailboxes, source = Mailboxes(10, 60), Source()
+    channels = [f"channels_abc!{number}" for number in range(20_000)]
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        deliver(mailboxes, source, 1, *channels)
+        for name in channels:
+            take(mailboxes, name)
+        mailboxes.sweep()
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - before > 10_000_000
+    assert after - before < 100_000
+
+
 def fill(mailboxes: Mailboxes, source: Source, **counts: int) -> None:
-    """Deliver so many messages to each channel, and let STUCK_AFTER pass from time 0 on."""
+    """Deliver so many messages to each channel at time 0."""
     tag = len(mailboxes)
     for channel, count in counts.items():
         for _ in range(count):
             tag += 1
             deliver(mailboxes, source, tag, channel)
     assert mailboxes.full
-    assert mailboxes.relieve(0.0, ()) == {}
 
 
-def test_lonely_channel_loses_nothing() -> None:
-    """The only channel in use back-pressures, however full the window is."""
-    mailboxes, source = Mailboxes(4, 60), Source()
-    fill(mailboxes, source, a=4)
-    assert mailboxes.relieve(1000.0, ["a"]) == {}
+class Steps:
+    """How many Python and C functions were called."""
+
+    number = 0
 
 
-@pytest.mark.parametrize("other", ["member", "waiter", "holder"])
-def test_stuck_channel_loses_its_oldest(other: str) -> None:
-    """While another channel is in use in whatever way, a stuck one pays with its oldest message."""
-    mailboxes, source = Mailboxes(4, 60), Source()
-    if other == "waiter":
-        mailboxes.box("b").waiters.append(Waiter())
-    fill(mailboxes, source, **({"a": 3, "b": 1} if other == "holder" else {"a": 4}))
-    in_groups = ["b"] if other == "member" else []
-    assert mailboxes.relieve(STUCK_AFTER, in_groups) == {"a": 1}
-    assert source.acked == [1]
-    assert not mailboxes.full
-    assert take(mailboxes, "a") == 2
+@contextlib.contextmanager
+def counted() -> Iterator[Steps]:
+    """Count the calls of functions while something is done."""
+    steps = Steps()
+
+    def note(frame: FrameType, event: str, arg: object) -> None:
+        steps.number += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        yield steps
+    finally:
+        sys.setprofile(None)
 
 
-def test_fullest_of_the_stuck_loses() -> None:
-    """Of two stuck channels, the fuller one pays."""
-    mailboxes, source = Mailboxes(5, 60), Source()
-    fill(mailboxes, source, a=2, b=3)
-    assert mailboxes.relieve(STUCK_AFTER, ()) == {"b": 1}
+class TestRelief:
+    """A slot of a full window is freed by channels that lag, for one that does not."""
 
+    def test_lonely_channel_loses_nothing(self) -> None:
+        """The only channel in use back-pressures, however full the window is."""
+        mailboxes, source = Mailboxes(4, 60), Source()
+        fill(mailboxes, source, a=4)
+        assert mailboxes.relieve(1000.0, ["a"]) == {}
 
-def test_channel_that_is_read_is_not_stuck() -> None:
-    """A channel that was read since the last look pays nothing, though it holds most."""
-    mailboxes, source = Mailboxes(5, 60), Source()
-    fill(mailboxes, source, a=4, b=1)
-    take(mailboxes, "a")
-    deliver(mailboxes, source, 6, "a")
-    assert mailboxes.relieve(STUCK_AFTER, ()) == {"b": 1}
-
-
-def test_slot_of_a_shared_delivery() -> None:
-    """Dropping goes on, fullest channel first, until a slot is really free."""
-    mailboxes, source = Mailboxes(2, 60), Source()
-    deliver(mailboxes, source, 1, "a", "b")
-    deliver(mailboxes, source, 2, "a", "b")
-    mailboxes.relieve(0.0, ())
-    dropped = mailboxes.relieve(STUCK_AFTER, ())
-    assert dropped["a"] >= 1
-    assert dropped["b"] >= 1
-    assert source.acked[0] == 1
-    assert not mailboxes.full
-
-
-def test_window_bounds_what_reconnections_leave() -> None:
-    """Deliveries of ended connections never add up to more than the window."""
-    mailboxes = Mailboxes(3, 60)
-    for _ in range(4):
-        source = Source()
+    @pytest.mark.parametrize("other", ["member", "waiter", "holder"])
+    def test_channel_that_lags_loses_its_oldest(self, other: str) -> None:
+        """While a channel is in use that keeps up, one that lags pays with its oldest message."""
+        mailboxes, source = Mailboxes(4, 60), Source()
+        if other == "waiter":
+            mailboxes.box("b").waiters.append(Waiter())
         for tag in (1, 2, 3):
             deliver(mailboxes, source, tag, "a")
+        deliver(mailboxes, source, 4, "b" if other == "holder" else "a", now=1.0)
+        in_groups = ["b"] if other == "member" else []
+        assert mailboxes.relieve(NEVER, in_groups) == {}
+        assert mailboxes.relieve(0.5, in_groups) == {"a": 1}
+        assert source.acked == [1]
+        assert not mailboxes.full
+        assert mailboxes.dropped == {"local_capacity": 1}
+        assert repr(mailboxes) == "<Mailboxes: 3 deliveries held, 1 dropped by local_capacity>"
+        assert take(mailboxes, "a") == 2
+
+    def test_all_lag(self) -> None:
+        """Where all that are in use lag together, nothing is dropped."""
+        mailboxes, source = Mailboxes(4, 60), Source()
+        fill(mailboxes, source, a=3, b=1)
+        assert mailboxes.relieve(0.0, ["a", "b"]) == {}
+        mailboxes.box("a").waiters.append(Waiter())
+        assert mailboxes.relieve(0.1, ["a", "b"]) == {}
+
+    def test_reading_is_no_excuse(self) -> None:
+        """A channel that reads, but too slowly, lags all the same."""
+        mailboxes, source = Mailboxes(4, 60), Source()
+        fill(mailboxes, source, a=4)
+        take(mailboxes, "a")
+        deliver(mailboxes, source, 5, "a", now=1.0)
+        assert mailboxes.relieve(0.5, ["b"]) == {"a": 1}
+        assert source.acked == [1, 2]
+
+    def test_channel_that_keeps_up_loses_nothing(self) -> None:
+        """A channel that holds most, but nothing old, leaves the loss to one that lags."""
+        mailboxes, source = Mailboxes(5, 60), Source()
+        deliver(mailboxes, source, 1, "b")
+        for tag in (2, 3, 4, 5):
+            deliver(mailboxes, source, tag, "a", now=1.0)
+        assert mailboxes.relieve(0.5, ()) == {"b": 1}
+
+    def test_fullest_of_those_that_lag_loses(self) -> None:
+        """Of two channels that lag, the fuller one pays; after it has read, the other."""
+        mailboxes, source = Mailboxes(5, 60), Source()
+        fill(mailboxes, source, a=2, b=3)
+        assert mailboxes.relieve(0.0, ["c"]) == {"b": 1}
+        take(mailboxes, "b")
+        deliver(mailboxes, source, 6, "c", now=1.0)
+        deliver(mailboxes, source, 7, "c", now=1.0)
+        assert mailboxes.relieve(0.0, ["c"]) == {"a": 1}
+
+    def test_lags_until_it_has_read_what_it_held(self) -> None:
+        """Losing its old messages does not clear a channel; reading all that it held then does."""
+        mailboxes, source = Mailboxes(3, 60), Source()
+        deliver(mailboxes, source, 1, "a")
+        deliver(mailboxes, source, 2, "a", now=1.0)
+        deliver(mailboxes, source, 3, "a", now=1.0)
+        assert mailboxes.relieve(0.5, ["b"]) == {"a": 1}
+        deliver(mailboxes, source, 4, "a", now=1.1)
+        assert mailboxes.relieve(0.5, ["b"]) == {"a": 1}
+        assert [take(mailboxes, "a"), take(mailboxes, "a")] == [3, 4]
+        for tag in (5, 6, 7):
+            deliver(mailboxes, source, tag, "a", now=1.2)
+        assert mailboxes.relieve(0.6, ["b"]) == {}
+
+    def test_shared_with_a_channel_that_keeps_up(self) -> None:
+        """A message that a channel which keeps up has yet to read is not dropped for anybody."""
+        mailboxes, source = Mailboxes(2, 60), Source()
+        deliver(mailboxes, source, 1, "a")
+        deliver(mailboxes, source, 2, "a", "b", now=1.0)
+        assert mailboxes.relieve(0.5, ["c"]) == {"a": 1}
+        deliver(mailboxes, source, 3, "a", "b", now=1.1)
+        assert mailboxes.relieve(0.6, ["c"]) == {}
+        take(mailboxes, "b")
+        assert mailboxes.relieve(0.7, ["c"]) == {"a": 1}
+        assert source.acked == [1, 2]
+
+    def test_slot_of_a_shared_delivery(self) -> None:
+        """A message is taken from all that hold it at once, wherever it stands in their order."""
+        mailboxes, source = Mailboxes(4, 60), Source()
+        deliver(mailboxes, source, 1, "b")
+        deliver(mailboxes, source, 2, "a", "b", "c")
+        deliver(mailboxes, source, 3, "a", "c")
+        take(mailboxes, "c")
+        deliver(mailboxes, source, 4, "a", now=1.0)
+        assert mailboxes.relieve(0.5, ["d"]) == {"a": 1, "b": 1}
+        assert source.acked == [2]
+        assert [take(mailboxes, "b"), take(mailboxes, "a"), take(mailboxes, "c")] == [1, 3, 3]
+
+    def test_large_group(self) -> None:
+        """A slot that 500 channels hold takes a few steps for each of them."""
+        mailboxes, source = Mailboxes(100, 60), Source()
+        members = [f"member{number}" for number in range(500)]
+        for tag in range(1, 101):
+            deliver(mailboxes, source, tag, *members)
+        for number, name in enumerate(members):  # none of them holds the same as the next
+            for _ in range(number % 50):
+                take(mailboxes, name)
+        mailboxes.relieve(NEVER, ["reads"])
+        with counted() as steps:
+            dropped = mailboxes.relieve(0.0, ["reads"])
+        assert dropped.total() == 10
+        assert steps.number < 10 * 500
+        with counted() as steps:
+            for tag in range(101, 151):
+                deliver(mailboxes, source, tag, *members)
+                mailboxes.relieve(0.0, ["reads"])
+        assert len(mailboxes) == 99
+        assert steps.number < 50 * 10 * 500
+
+    def test_one_look_for_many_slots(self) -> None:
+        """Freeing one slot after another does not look at each of 10,000 channels that wait."""
+        mailboxes, source = Mailboxes(10, 60), Source()
+        for number in range(10_000):
+            mailboxes.box(f"waits{number}").waiters.append(Waiter())
+        fill(mailboxes, source, a=10)
         mailboxes.relieve(0.0, ())
-        assert len(mailboxes) == 3
+        with counted() as steps:
+            for tag in range(11, 111):
+                deliver(mailboxes, source, tag, "a")
+                assert mailboxes.relieve(0.0, ()) == {"a": 1}
+        assert steps.number < 100 * 100
+
+    def test_what_reconnections_leave(self) -> None:
+        """Deliveries of ended connections never add up to more than another window."""
+        mailboxes = Mailboxes(3, 60)
+        for _ in range(4):
+            source = Source()
+            for tag in (1, 2, 3):
+                deliver(mailboxes, source, tag, "a")
+            mailboxes.relieve(0.0, ())
+            assert len(mailboxes) <= 6
+        assert len(mailboxes) == 6
 
 
 def test_fullest_are_named() -> None:
@@ -333,6 +504,14 @@ channels = st.sampled_from(CHANNELS)
 groups = st.sampled_from(GROUPS)
 
 
+class Entry:
+    """A message as the model knows it: held by the channels whose queues have it."""
+
+    def __init__(self, number: int, arrived: float) -> None:
+        self.number = number
+        self.arrived = arrived
+
+
 class MailboxesMachine(RuleBasedStateMachine):
     """Random use of mailboxes, beside the plainest model that there is."""
 
@@ -340,16 +519,24 @@ class MailboxesMachine(RuleBasedStateMachine):
         super().__init__()
         self.mailboxes = Mailboxes(CAPACITY, EXPIRY)
         self.now = 0.0
+        #: What came until then has been held for too long. A loop that stands still leaves it.
+        self.limit = NEVER
+        #: The limit at the last look at who lags.
+        self.looked = NEVER
         self.serial = 0
         self.source = Source()
-        self.sources = [self.source]
         self.tag = 0
         # The model
         self.members: dict[str, list[str]] = {group: [] for group in GROUPS}
-        self.queues: dict[str, list[int]] = {channel: [] for channel in CHANNELS}
-        self.arrived: dict[int, float] = {}
-        self.where: dict[int, tuple[Source, int]] = {}
-        self.last_read: dict[str, float] = {}
+        self.queues: dict[str, list[Entry]] = {channel: [] for channel in CHANNELS}
+        self.waiting: set[str] = set()
+        #: Until when what a channel holds makes it lag, because it lost a message.
+        self.behind = dict.fromkeys(CHANNELS, NEVER)
+        self.entries: dict[Delivery, Entry] = {}
+        #: What became of the copies that were put.
+        self.copies = 0
+        self.taken = 0
+        self.dropped: Counter[str] = Counter()
 
     def in_window(self) -> int:
         return self.tag - len(self.source.acked)
@@ -359,16 +546,43 @@ class MailboxesMachine(RuleBasedStateMachine):
         self.tag += 1
         message = self.message(self.serial)
         body = msgpack.packb({**message, CHANNEL_KEY: "x!y"})
-        self.mailboxes.put(Delivery(self.source, self.tag, self.now, body, message), names)
-        self.arrived[self.serial] = self.now
-        self.where[self.serial] = (self.source, self.tag)
+        delivery = Delivery(self.source, self.tag, self.now, body, message)
+        entry = self.entries[delivery] = Entry(self.serial, self.now)
+        self.mailboxes.put(delivery, names)
         for name in names:
-            self.queues[name].append(self.serial)
+            self.queues[name].append(entry)
+            self.waiting.discard(name)
+        self.copies += len(names)
 
     @staticmethod
     def message(serial: int) -> Message:
         """A flat one, or one with a list: their copies are made in different ways."""
         return {"n": serial} if serial % 2 else {"n": serial, "list": []}
+
+    def lags(self, channel: str) -> bool:
+        queue = self.queues[channel]
+        return bool(queue) and queue[0].arrived <= max(self.limit, self.behind[channel])
+
+    def in_use(self, channel: str) -> bool:
+        in_group = any(channel in members for members in self.members.values())
+        return in_group or bool(self.queues[channel]) or channel in self.waiting
+
+    def holders(self, entry: Entry) -> set[str]:
+        return {channel for channel, queue in self.queues.items() if entry in queue}
+
+    def lose(self, why: str) -> dict[str, list[Entry]]:
+        """Compare with what is really held; give what each channel has lost."""
+        lost = {}
+        for channel, queue in self.queues.items():
+            left = [self.entries[held] for held in self.mailboxes.box(channel).queue]
+            gone = [entry for entry in queue if entry not in left]
+            assert left == [entry for entry in queue if entry in left], "order"
+            if gone:
+                lost[channel] = gone
+                self.dropped[why] += len(gone)
+                self.queues[channel] = left
+                self.behind[channel] = left[-1].arrived if left else NEVER
+        return lost
 
     @precondition(lambda self: self.in_window() < CAPACITY)
     @rule(channel=channels)
@@ -386,11 +600,26 @@ class MailboxesMachine(RuleBasedStateMachine):
         assert bool(box.queue) == bool(self.queues[channel])
         if box.queue:
             message = self.mailboxes.take(box)
-            assert message == self.message(self.queues[channel].pop(0))
+            assert message == self.message(self.queues[channel].pop(0).number)
             message["more"] = "not seen by others"
             if isinstance(nested := message.get("list"), list):
                 nested.append("not seen by others")
-            self.last_read[channel] = self.now
+            self.taken += 1
+        elif channel not in self.waiting:
+            self.waiting.add(channel)
+            box.waiters.append(Waiter())
+
+    @rule(channel=channels)
+    def take_and_put_back(self, channel: str) -> None:
+        box = self.mailboxes.box(channel)
+        if box.queue:
+            queue = self.queues[channel]
+            number = queue.pop(0).number
+            self.mailboxes.put_back(channel, self.mailboxes.take(box), self.now)
+            entry = Entry(number, queue[0].arrived if queue else self.now)
+            queue.insert(0, entry)
+            self.entries[box.queue[0]] = entry
+            self.waiting.discard(channel)
 
     @rule(group=groups, channel=channels)
     def join(self, group: str, channel: str) -> None:
@@ -402,73 +631,98 @@ class MailboxesMachine(RuleBasedStateMachine):
         if channel in self.members[group]:
             self.members[group].remove(channel)
 
-    @rule(seconds=st.sampled_from([0.01, STUCK_AFTER, 1.0, EXPIRY / 2]))
-    def wait(self, seconds: float) -> None:
+    @rule(seconds=st.sampled_from([0.01, LAG, 1.0, EXPIRY / 2]))
+    def run_for(self, seconds: float) -> None:
         self.now += seconds
+        self.limit = max(self.limit, self.now - LAG)
+
+    @rule()
+    def stand_still(self) -> None:
+        self.now += 1.0
+
+    @rule()
+    def sweep(self) -> None:
+        self.mailboxes.sweep()
+        self.looked = NEVER
+
+    @rule()
+    def flush(self) -> None:
+        self.mailboxes.clear()
+        for queue in self.queues.values():
+            self.copies -= len(queue)
+            queue.clear()
 
     @rule()
     def expire(self) -> None:
-        expected = Counter(
-            {
-                channel: count
-                for channel, queue in self.queues.items()
-                if (count := sum(self.arrived[n] <= self.now - EXPIRY for n in queue))
-            }
-        )
-        assert self.mailboxes.expire(self.now) == expected
-        for channel, count in expected.items():
-            del self.queues[channel][:count]
+        expected = {
+            channel: old
+            for channel, queue in self.queues.items()
+            if (old := [entry for entry in queue if entry.arrived <= self.now - EXPIRY])
+        }
+        counts = self.mailboxes.expire(self.now)
+        assert self.lose("local_expiry") == expected
+        assert counts == {channel: len(entries) for channel, entries in expected.items()}
 
     @rule()
     def relieve(self) -> None:
-        before = {channel: list(queue) for channel, queue in self.queues.items()}
+        sizes = {channel: len(queue) for channel, queue in self.queues.items()}
+        fronts = {channel: queue[0] for channel, queue in self.queues.items() if queue}
         held = len(self.mailboxes)
+        lag = {channel for channel in CHANNELS if self.lags(channel)}
+        # Those that can lose their oldest message so that a slot is free.
+        losers = {name for name in lag if lag.issuperset(self.holders(fronts[name]))}
+        others = any(self.in_use(channel) and channel not in lag for channel in CHANNELS)
         in_groups = {channel for members in self.members.values() for channel in members}
-        dropped = self.mailboxes.relieve(self.now, in_groups)
-        assert len(self.mailboxes) <= CAPACITY
+        fresh = self.limit != self.looked
+        holders = {entry: self.holders(entry) for queue in self.queues.values() for entry in queue}
+
+        counts = self.mailboxes.relieve(self.limit, in_groups)
+
+        lost = self.lose("local_capacity")
+        assert counts == {channel: len(entries) for channel, entries in lost.items()}
+        assert len(self.mailboxes) <= 2 * CAPACITY
         if held < CAPACITY:
-            assert not dropped
-        over = held > CAPACITY  # left from earlier connections: the oldest go, whosever they are
-        for channel, count in dropped.items():
-            assert 0 < count <= len(before[channel])
-            # Its oldest, and nobody's who just read.
-            del self.queues[channel][:count]
-            assert over or self.now - self.last_read.get(channel, -1e9) >= STUCK_AFTER
-            in_use = any(
-                other != channel
-                and (before[other] or any(other in m for m in self.members.values()))
-                for other in CHANNELS
-            )
-            assert over or in_use
-        if len(dropped) == 1 and not over:
-            # Nobody who had more, and was not read for as long, came off better.
-            (channel,) = dropped
-            spared = [
-                other
-                for other in CHANNELS
-                if len(before[other]) > len(before[channel])
-                and self.mailboxes.box(other).unread_since <= self.now - STUCK_AFTER
-                and not self.mailboxes.box(other).read
-            ]
-            assert not spared
+            assert not lost
+            return
+        self.looked = self.limit
+        if held > 2 * CAPACITY:
+            return  # left from earlier connections: the oldest go, whosever they are
+        entries = {entry for each in lost.values() for entry in each}
+        for entry in entries:  # nobody that keeps up loses, and each loss frees a slot
+            assert lag.issuperset(holders[entry])
+            assert all(entry in lost[channel] for channel in holders[entry])
+        assert others or not lost
+        if fresh and others and losers:
+            assert lost
+            assert held > CAPACITY or len(self.mailboxes) == CAPACITY - 1
+        if fresh and len(entries) == 1:
+            (entry,) = entries
+            fullest = max(sizes[channel] for channel in losers)
+            assert any(fronts[name] is entry and sizes[name] == fullest for name in losers)
 
     @rule()
     def reconnect(self) -> None:
         self.source = Source()
-        self.sources.append(self.source)
         self.tag = 0
 
     @invariant()
     def held_is_what_is_not_acknowledged(self) -> None:
-        held = {n for queue in self.queues.values() for n in queue}
+        held = {entry for queue in self.queues.values() for entry in queue}
         assert len(self.mailboxes) == len(held)
-        for serial, (source, tag) in self.where.items():
-            assert (tag in source.acked) == (serial not in held)
+        for delivery, entry in self.entries.items():
+            if isinstance(delivery.source, Source):
+                assert (delivery.tag in delivery.source.acked) == (entry not in held)
 
     @invariant()
     def oldest_is_known(self) -> None:
-        held = [self.arrived[n] for queue in self.queues.values() for n in queue]
+        held = [entry.arrived for queue in self.queues.values() for entry in queue]
         assert self.mailboxes.oldest == (min(held) if held else None)
+
+    @invariant()
+    def counts_add_up(self) -> None:
+        held = sum(len(queue) for queue in self.queues.values())
+        assert self.copies == self.taken + self.dropped.total() + held
+        assert self.mailboxes.dropped == self.dropped
 
 
 TestMailboxesMachine = MailboxesMachine.TestCase

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from channels_rabbitmq.config.options import Options
-from channels_rabbitmq.local.mailboxes import Delivery
+from channels_rabbitmq.local.mailbox import Delivery
 from channels_rabbitmq.local.state import LocalState, NormalMailboxes
 from channels_rabbitmq.wire.messages import decode
 
