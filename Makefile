@@ -25,6 +25,6 @@ conformance:  ## hold several layers against the Channel Layer Specification
 	@sh devtools/bootstrap.sh conformance
 
 clean:  ## remove everything that these commands made
-	rm -rf .venv .tox .logs .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache \
+	rm -rf .venv .tox .rabbitmq4 .logs .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache \
 		build dist ./*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
