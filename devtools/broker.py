@@ -23,9 +23,11 @@ from __future__ import annotations
 
 import argparse
 import base64
+import functools
 import http.client
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -209,6 +211,11 @@ class Broker(PrivateProcess):
         if self.tls_port is None:
             raise BrokerError("this broker has no TLS port: start it with certs=")
         return f"amqps://guest:guest@{HOST}:{self.tls_port}"
+
+    @functools.cached_property
+    def version(self) -> tuple[int, ...]:
+        """The version of RabbitMQ, as numbers. Asked for once; it costs as much as :meth:`ctl`."""
+        return tuple(int(part) for part in re.findall(r"\d+", self.ctl("version"))[:3])
 
     @property
     def pid(self) -> int:

@@ -21,6 +21,7 @@ from channels_rabbitmq.errors import (
     ConnectionClosedByHeartbeatMonitor,
     ConnectionClosedByServer,
     MessageReturned,
+    PreconditionFailed,
     ServerSentNack,
     describe,
 )
@@ -246,14 +247,27 @@ async def test_missing_exchange(connection: Connection) -> None:
     await connection.publish(b"x", exchange_name="missing", routing_key="q")
 
 
-async def test_long_names_beyond_ascii(connection: Connection) -> None:
-    """RabbitMQ cuts the text of its error amid a character, and only that publish fails."""
-    await connection.queue_declare("q")
-    with pytest.raises(ChannelClosedByServer, match="404"):
-        await connection.publish(b"x", exchange_name="é" * 127, routing_key="é" * 127)
-    with pytest.raises(ChannelClosedByServer, match="404"):
-        await connection.publish(b"x", exchange_name="a" + "é" * 127, routing_key="q")
-    await connection.publish(b"x", routing_key="q")
+async def test_long_names_beyond_ascii(broker: Broker, vhost: str) -> None:
+    """An error whose text RabbitMQ 3 cuts amid a character fails only that publish.
+
+    RabbitMQ 4 fails over the names themselves, and ends the connection (541 INTERNAL_ERROR).
+    """
+    publishes = [("é" * 127, "é" * 127), ("a" + "é" * 127, "q")]
+    if broker.version < (4,):
+        async with connection_to(f"{broker.url}/{vhost}") as connection:
+            await connection.queue_declare("q")
+            for exchange, key in publishes:
+                with pytest.raises(ChannelClosedByServer, match="404"):
+                    await connection.publish(b"x", exchange_name=exchange, routing_key=key)
+            await connection.publish(b"x", routing_key="q")
+        return
+    for exchange, key in publishes:
+        connection = connection_to(f"{broker.url}/{vhost}")
+        await connection.connect()
+        with pytest.raises(ConnectionClosed, match="541"):
+            await connection.publish(b"x", exchange_name=exchange, routing_key=key)
+        with pytest.raises(ConnectionClosedByServer, match="541"):
+            await connection.close()
 
 
 async def test_many_exchanges(connection: Connection) -> None:
@@ -428,10 +442,18 @@ async def test_unbind_what_is_not_bound(connection: Connection) -> None:
     await connection.queue_unbind("q", "amq.direct", routing_key="never")
 
 
-async def test_wrong_exchange_type_ends_the_connection(amqp_url: str) -> None:
-    """RabbitMQ answers an unknown exchange type by closing the connection; callers learn why."""
-    connection = connection_to(amqp_url)
+async def test_wrong_exchange_type(broker: Broker, vhost: str) -> None:
+    """RabbitMQ 3 answers an unknown exchange type by closing the connection; callers learn why.
+
+    For RabbitMQ 4 it is an error of that call alone.
+    """
+    connection = connection_to(f"{broker.url}/{vhost}")
     await connection.connect()
+    if broker.version >= (4,):
+        with pytest.raises(PreconditionFailed, match="no-such-type"):
+            await connection.exchange_declare("x", exchange_type="no-such-type")
+        await connection.close()
+        return
     with pytest.raises(ConnectionClosed, match="503"):
         await connection.exchange_declare("x", exchange_type="no-such-type")
     with pytest.raises(ConnectionClosedByServer, match="503"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from contextlib import ExitStack
 
 import pamqp.commands
@@ -12,6 +13,9 @@ import pytest
 from tests.helpers.processes import Process, running
 from tests.helpers.rabbit import MakeLayer
 from tests.helpers.waiting import until
+
+#: What is said of a message that the queue of one process did not take.
+_OF_ITS_QUEUE = re.compile(r"^WARNING:\S+:Message to group room dropped for .*\n", re.MULTILINE)
 
 pytestmark = pytest.mark.slow
 
@@ -156,7 +160,9 @@ async def test_keys_change_under_traffic(amqp_url: str) -> None:
             await until(lambda: wanted <= set(chatter.received), timeout=30)
             chatter.process.tell("stop")
             await asyncio.wait_for(chatter.collecting, 30)
-            await chatter.process.end_well()
+            ended = await chatter.process.end()
+            # RabbitMQ 4 may refuse a message for a process whose queue is deleted at that moment.
+            assert (ended.code, _OF_ITS_QUEUE.sub("", ended.err)) == (0, ""), ended
             assert len(chatter.received) == len(set(chatter.received))
 
         chatters += [await start(stages[0]) for _ in range(3)]
