@@ -8,6 +8,7 @@
 #   PYTHON            the Python to use, instead of python3 or the first of python3.14 to python3.11
 #   AMQP_URL          a RabbitMQ that runs already, used instead of a private one
 #   RABBITMQ_SERVER   path of the rabbitmq-server script, where it is in no usual place
+#   RABBITMQ4_SERVER  the same of a RabbitMQ 4, instead of the one that devtools/fetch-rabbitmq.sh fetches
 #   CHANNELS_RABBITMQ_BROWSER=required   install Chromium if it is missing, for the tests in a browser
 set -eu
 
@@ -155,10 +156,21 @@ case ${1:-} in
         [ -n "${AMQP_URL:-}" ] || need_rabbitmq
         need openssl "$openssl" openssl version
         if [ "${CHANNELS_RABBITMQ_BROWSER:-}" = required ]; then need Chromium "$chromium" has_browser; fi
+        skip=${TOX_SKIP_ENV:-}
         has_browser >/dev/null || {
             echo "==> Left out: the tests in a browser (there is no chromium with chromedriver)"
-            export TOX_SKIP_ENV="${TOX_SKIP_ENV:+$TOX_SKIP_ENV|}browser"
+            skip=${skip:+$skip|}browser
         }
+        if [ -z "${RABBITMQ4_SERVER:-}" ]; then
+            if step rabbitmq4 "Looking for RabbitMQ 4, for the tests that talk to a broker" \
+                sh devtools/fetch-rabbitmq.sh .rabbitmq4; then
+                RABBITMQ4_SERVER=$(tail -n 1 "$log")
+                export RABBITMQ4_SERVER
+            else
+                skip=${skip:+$skip|}rabbitmq4
+            fi
+        fi
+        [ -z "$skip" ] || export TOX_SKIP_ENV="$skip"
         # Two environments at a time: tests mostly wait. At a terminal, tox itself shows what runs.
         echo "==> Lint, types, package and tests, by tox"
         rm -f "$logs"/*.xml
