@@ -151,6 +151,13 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         """
         if self._owner.find(channel) is None:
             self._require_receivable(channel)
+        loop_layer = self._owner.here()
+        if loop_layer is not None:
+            # Thousands of channels wait in here: the frame of run() would take 300 bytes of each.
+            try:
+                return await receiving.receive(loop_layer, channel)
+            except LoopEnded:
+                self._owner.require_open()
         return await self._owner.run(receiving.receive, channel, give_back=receiving.take_back)
 
     async def receive_many(

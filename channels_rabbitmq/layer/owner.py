@@ -170,6 +170,13 @@ class Owner:
             # The same loop may still be the owner if that is because of close().
             self.require_open()
 
+    def here(self) -> LoopLayer | None:
+        """Give the LoopLayer if the running loop owns it; an operation on it may be awaited."""
+        loop_layer = self._loop_layer
+        if loop_layer is None or loop_layer.loop is not asyncio.get_running_loop():
+            return None
+        return loop_layer
+
     def _give_back(
         self,
         give_back: Callable[[LoopLayer, *_Ts, _T], None],

@@ -8,16 +8,21 @@ in the commit. What the figures mean in seconds, ``make bench`` tells.
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
+import tracemalloc
 from collections import Counter
 from collections.abc import Awaitable
 from types import FrameType
+from typing import Any
 
 import pytest
 
 from channels_rabbitmq.amqp.frames import encode_ack, encode_publish
+from channels_rabbitmq.local.mailbox import Mailbox
 from channels_rabbitmq.wire.messages import CHANNEL_KEY, encode
 from tests.helpers.rabbit import MakeLayer
+from tests.helpers.waiting import until
 
 MESSAGE = {"type": "chat.message", "text": "x" * 100}
 CAPACITY = {"local_capacity": 5000, "remote_capacity": 5000}
@@ -28,6 +33,8 @@ CALLS_PER_MESSAGE = 31.5
 CALLS_PER_DELIVERY = 7.5
 #: Writes to the socket for one message, with 50 senders at a time.
 WRITES_PER_MESSAGE = 0.25
+#: Bytes of memory for a channel that waits, with its name and the task that awaits receive().
+MEMORY_OF_A_WAITING_CHANNEL = 1500
 
 
 class Counts:
@@ -110,6 +117,41 @@ async def test_one_delivery(make_layer: MakeLayer) -> None:
     counts = await count(all_rounds())
     number = members * rounds
     assert sum(counts.calls.values()) / number <= CALLS_PER_DELIVERY, report(counts, number)
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer is on, which takes memory")
+async def test_one_waiting_channel(make_layer: MakeLayer) -> None:
+    """A channel that waits for a message takes less than 1.5 kB, its task and name included."""
+    layer = make_layer()
+    await layer.current_connection
+    number = 2000
+
+    async def wait_for(count: int) -> list[asyncio.Task[dict[str, Any]]]:
+        tasks = [
+            asyncio.create_task(layer.receive(await layer.new_channel())) for _ in range(count)
+        ]
+        await until(lambda: sum(bool(box.waiters) for box in boxes()) >= count)
+        return tasks
+
+    def boxes() -> list[Mailbox]:
+        loop_layer = layer._owner.here()
+        assert loop_layer is not None
+        return list(loop_layer.mailboxes._boxes.values())
+
+    tasks = await wait_for(50)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        tasks += await wait_for(number)
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert taken / number < MEMORY_OF_A_WAITING_CHANNEL
 
 
 def test_bytes() -> None:
