@@ -31,7 +31,7 @@ def owner() -> Iterator[Owner]:
     owner = Owner(options, make_codec(options))
     yield owner
     asyncio.run(owner.close())
-    assert threads() == 0
+    asyncio.run(until(lambda: threads() == 0))
 
 
 def threads() -> int:
@@ -93,7 +93,7 @@ def test_the_thread_yields_to_a_lasting_loop(owner: Owner) -> None:
     async_to_sync(send)()
     assert threads() == 1
     asyncio.run(main())
-    assert threads() == 0
+    asyncio.run(until(lambda: threads() == 0))
 
 
 def test_the_thread_stays_the_owner_of_channels(owner: Owner) -> None:
