@@ -81,7 +81,7 @@ async def test_neither_payloads_nor_passwords(
             except ChannelFull as err:
                 seen.append(repr(err))
             await layer.group_send("room", message)
-        await until(lambda: "used up by channels that are not read" in caplog.text)
+        await until(lambda: "used up by channels that lag" in caplog.text)
         await until(lambda: "expired after local_expiry" in caplog.text)
         # The server closes, falls silent, is away, or lets nobody in
         await rabbit.close_connections(broker, vhost)
