@@ -211,7 +211,7 @@ class Mailboxes:
         for delivery in self._held:
             # Its connection ends, and belongs to another thread perhaps: nothing to acknowledge.
             delivery.source = NOWHERE
-        for box in other._boxes.values():
+        for box in list(other._boxes.values()):  # its loop may run on, in another thread, and sweep
             if box.queue:
                 self.box(box.name).take_over(box)
 

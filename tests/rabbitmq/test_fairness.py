@@ -181,7 +181,7 @@ async def test_slow_reader_takes_nothing_from_the_others(
     make_layer: MakeLayer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A channel that reads, but too slowly for what it gets, costs twenty others no message."""
-    layer, sender = make_layer(local_capacity=20, remote_capacity=20), make_layer()
+    layer, sender = make_layer(local_capacity=20, remote_capacity=60), make_layer()
     slow = await layer.new_channel()
     others = [await layer.new_channel() for _ in range(20)]
     received: dict[str, list[object]] = {name: [] for name in [slow, *others]}
