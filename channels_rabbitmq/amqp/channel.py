@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -23,8 +24,14 @@ from .text import printable
 
 #: Called with the channel to acknowledge on, the delivery tag, ``redelivered``, and the body.
 OnDelivery = Callable[["Channel", int, bool, bytes], None]
+#: Called with the channel to acknowledge on, the delivery tag, and the size of a body larger
+#: than the channel's limit.
+OnOversized = Callable[["Channel", int, int], None]
 #: Called once with why the channel ended; None if we closed it.
 OnClosed = Callable[["Channel", "Exception | None"], None]
+
+#: A limit of bytes that no body reaches.
+NO_LIMIT = sys.maxsize
 
 
 class Wire(Protocol):
@@ -60,12 +67,17 @@ class Channel:
         confirm: bool = False,
         on_delivery: OnDelivery | None = None,
         on_closed: OnClosed | None = None,
+        max_body: int = NO_LIMIT,
+        on_oversized: OnOversized | None = None,
     ) -> None:
         #: What tells channels of one connection apart. Another channel may have it after this one.
         self.number = number
         self._wire = wire
         self._on_delivery = on_delivery
         self._on_closed = on_closed
+        #: The most bytes of a delivery; ``_on_oversized`` is told of larger ones.
+        self._max_body = max_body
+        self._on_oversized = on_oversized
         #: Calls without a reply so far, oldest first; None for a call that nobody waits for.
         self._replies: deque[asyncio.Future[Method] | None] = deque()
         #: Publishes without a confirm so far.
@@ -76,6 +88,8 @@ class Channel:
         self._delivered = 0
         #: Mandatory publishes that may still be returned, by delivery tag, in publishing order.
         self._mandatory: dict[int, tuple[str, str, bytes]] = {}
+        #: The size of the largest mandatory publish so far: nothing larger can be returned.
+        self._max_mandatory = 0
         #: What operations fail with; None while the channel is open. Set once, by :meth:`_end`.
         self._error: Exception | None = None
         #: We sent ``channel.close``: the number stays ours until ``channel.close-ok`` comes.
@@ -154,6 +168,7 @@ class Channel:
         tag = self.confirms.add(future)
         if mandatory:
             self._mandatory[tag] = (exchange, routing_key, body)
+            self._max_mandatory = max(self._max_mandatory, len(body))
             future.add_done_callback(lambda _: self._mandatory.pop(tag, None))
         wire.write(data)
         return future
@@ -177,6 +192,28 @@ class Channel:
 
     # What the server sends
 
+    def body_limit(self, method: Method | None) -> int:
+        """Give the most bytes that the body of a method may have to be of use.
+
+        ``method`` is None for a ``basic.deliver``.
+        """
+        if self._error is not None:
+            return 0
+        if method is None:
+            return 0 if self._on_delivery is None else self._max_body
+        return self._max_mandatory
+
+    def handle_oversized(self, delivery_tag: int, size: int) -> None:
+        """Handle a delivery that was not collected."""
+        self._count_delivery(delivery_tag)
+        if self._error is None and self._on_oversized is not None:
+            self._on_oversized(self, delivery_tag, size)
+
+    def _count_delivery(self, delivery_tag: int) -> None:
+        if delivery_tag != self._delivered + 1:
+            raise BadBytesFromServer("deliveries are not numbered in order")
+        self._delivered = delivery_tag
+
     def handle_delivery(self, delivery_tag: int, redelivered: bool, body: bytes) -> None:
         """Handle a message for the channel's consumer.
 
@@ -187,7 +224,10 @@ class Channel:
             raise BadBytesFromServer("deliveries are not numbered in order")
         self._delivered = delivery_tag
         if self._error is None and self._on_delivery is not None:
-            self._on_delivery(self, delivery_tag, redelivered, body)
+            if len(body) <= self._max_body:
+                self._on_delivery(self, delivery_tag, redelivered, body)
+            elif self._on_oversized is not None:
+                self._on_oversized(self, delivery_tag, len(body))
 
     def handle_content(self, method: Method, body: bytes) -> None:
         """Handle a message that came back (``basic.return``); any other was not asked for."""

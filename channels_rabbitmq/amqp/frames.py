@@ -114,6 +114,12 @@ class FrameHandler(Protocol):
     ) -> None:
         """A whole ``basic.deliver`` arrived."""
 
+    def body_limit(self, channel: int, method: Method | None) -> int:
+        """Give the most bytes of a body to collect; ``method`` is None for a ``basic.deliver``."""
+
+    def handle_oversized(self, channel: int, delivery_tag: int, size: int) -> None:
+        """A whole ``basic.deliver`` went by whose body is larger than :meth:`body_limit` says."""
+
     def handle_confirm(self, channel: int, delivery_tag: int, multiple: bool) -> None:
         """A ``basic.ack`` of what we published arrived."""
 
@@ -196,7 +202,7 @@ def encode_ack(channel: int, delivery_tag: int, multiple: bool) -> bytes:
 class _Content:
     """A message whose content frames are still arriving."""
 
-    __slots__ = ("delivery_tag", "method", "missing", "parts", "redelivered")
+    __slots__ = ("delivery_tag", "method", "missing", "parts", "redelivered", "skipped")
 
     def __init__(self, method: Method | None, delivery_tag: int, redelivered: bool) -> None:
         #: The method that opened it; None for a ``basic.deliver``.
@@ -205,6 +211,8 @@ class _Content:
         self.redelivered = redelivered
         #: Bytes still to come; -1 until the content header told the size.
         self.missing = -1
+        #: The size of a body that is too large to be collected; 0 for one that is collected.
+        self.skipped = 0
         self.parts: list[bytes] = []
 
 
@@ -350,21 +358,28 @@ class Decoder:
         content = self._contents.get(channel)
         if content is None or content.missing >= 0 or size < 14:
             raise BadBytesFromServer("a content header in the wrong place")
-        content.missing = _content_header.unpack_from(data, at)[5]
-        if content.missing == 0:
+        body_size = content.missing = _content_header.unpack_from(data, at)[5]
+        if body_size > self._handler.body_limit(channel, content.method):
+            content.skipped = body_size
+        if body_size == 0:
             self._finish_content(channel, content)
 
     def _handle_content_body(self, channel: int, part: bytes) -> None:
         content = self._contents.get(channel)
         if content is None or content.missing < len(part):
             raise BadBytesFromServer("a content body in the wrong place")
-        content.parts.append(part)
+        if not content.skipped:
+            content.parts.append(part)
         content.missing -= len(part)
         if content.missing == 0:
             self._finish_content(channel, content)
 
     def _finish_content(self, channel: int, content: _Content) -> None:
         del self._contents[channel]
+        if content.skipped:
+            if content.method is None:
+                self._handler.handle_oversized(channel, content.delivery_tag, content.skipped)
+            return
         body = content.parts[0] if len(content.parts) == 1 else b"".join(content.parts)
         if content.method is None:
             self._handler.handle_delivery(channel, content.delivery_tag, content.redelivered, body)

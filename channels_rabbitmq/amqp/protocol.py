@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, cast
 import pamqp.commands
 import pamqp.encode
 
-from .channel import Channel, OnClosed, OnDelivery
+from .channel import NO_LIMIT, Channel, OnClosed, OnDelivery, OnOversized
 from .endpoint import Endpoint
 from .errors import (
     BadBytesFromServer,
@@ -181,8 +181,13 @@ class Protocol(asyncio.Protocol):
         confirm: bool = False,
         on_delivery: OnDelivery | None = None,
         on_closed: OnClosed | None = None,
+        max_body: int = NO_LIMIT,
+        on_oversized: OnOversized | None = None,
     ) -> Channel:
         """Open a channel; it can be used at once.
+
+        A delivery of more than ``max_body`` bytes is not collected: ``on_oversized`` is told of it
+        instead of ``on_delivery``, and acknowledges it.
 
         Raises :class:`.ConnectionClosed`, and :class:`.ChannelClosed` when
         ``channel_max`` channels are open.
@@ -196,7 +201,13 @@ class Protocol(asyncio.Protocol):
         else:
             raise ChannelClosed(f"all {self.channel_max} channels are in use")
         channel = Channel(
-            self, number, confirm=confirm, on_delivery=on_delivery, on_closed=on_closed
+            self,
+            number,
+            confirm=confirm,
+            on_delivery=on_delivery,
+            on_closed=on_closed,
+            max_body=max_body,
+            on_oversized=on_oversized,
         )
         self._channels[number] = channel
         return channel
@@ -359,6 +370,17 @@ class Protocol(asyncio.Protocol):
         target = self._channels.get(channel)
         if target is not None:
             target.handle_delivery(delivery_tag, redelivered, body)
+
+    def body_limit(self, channel: int, method: Method | None) -> int:
+        """Give the most bytes of a body that anybody on a channel wants."""
+        target = self._channels.get(channel)
+        return 0 if target is None else target.body_limit(method)
+
+    def handle_oversized(self, channel: int, delivery_tag: int, size: int) -> None:
+        """Tell a message's channel that it was too large."""
+        target = self._channels.get(channel)
+        if target is not None:
+            target.handle_oversized(delivery_tag, size)
 
     def handle_confirm(self, channel: int, delivery_tag: int, multiple: bool) -> None:
         """Hand a confirm to its channel."""

@@ -19,7 +19,7 @@ from functools import partial
 import pamqp.commands
 from channels.exceptions import ChannelFull
 
-from ..amqp.channel import Channel
+from ..amqp.channel import Channel, OnOversized
 from ..amqp.frames import Method
 from ..amqp.futures import retrieve
 from ..config.options import Options
@@ -81,6 +81,7 @@ class NormalChannels:
         recovery: Recovery,
         state: LocalState,
         on_bad_message: Callable[[bytes, BadMessage], None],
+        on_oversized: OnOversized,
     ) -> None:
         self._options = options
         self._codec = codec
@@ -88,6 +89,7 @@ class NormalChannels:
         self._mailboxes = state.normal
         self._memberships = state.normal_memberships
         self._on_bad_message = on_bad_message
+        self._on_oversized = on_oversized
         self._loop = asyncio.get_running_loop()
         self._phase = _Phase.OPEN
         self._queues = NormalQueues(options, self._loop)
@@ -218,6 +220,8 @@ class NormalChannels:
         amqp_channel = topology.protocol.open_channel(
             on_delivery=partial(self._deliver, name),
             on_closed=partial(self._consumer_closed, name),
+            max_body=self._options.max_message_size,
+            on_oversized=self._on_oversized,
         )
         return OnDemandConsumer(amqp_channel, queue_name(self._options.prefix, name))
 

@@ -70,6 +70,9 @@ class Listener(Interface):
     def deliver(self, source: Channel, tag: int, redelivered: bool, body: bytes, /) -> None:
         """Take a message from the process's queue, and acknowledge it on ``source`` in the end."""
 
+    def drop_oversized(self, source: Channel, tag: int, size: int, /) -> None:
+        """Acknowledge a message that is larger than ``max_message_size``; its body is gone."""
+
     def routing_keys(self) -> Iterable[str]:
         """Give the routing keys to bind on each new topology."""
 
@@ -261,7 +264,11 @@ class Recovery:
             try:
                 await connect(protocol, address)
                 topology = Topology(
-                    protocol, self._options, self._queue_name, self._listener.deliver
+                    protocol,
+                    self._options,
+                    self._queue_name,
+                    self._listener.deliver,
+                    self._listener.drop_oversized,
                 )
                 await topology.start(self._listener.routing_keys)
             except Exception as err:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import pamqp.commands
 
 from ..amqp.calls import Calls
-from ..amqp.channel import Channel, OnDelivery
+from ..amqp.channel import NO_LIMIT, Channel, OnDelivery, OnOversized
 from ..amqp.frames import Method
 from ..amqp.futures import Shared, retrieve
 from ..amqp.protocol import Protocol
@@ -46,7 +46,12 @@ class Topology:
     """
 
     def __init__(
-        self, protocol: Protocol, options: Options, queue_name: str, on_delivery: OnDelivery
+        self,
+        protocol: Protocol,
+        options: Options,
+        queue_name: str,
+        on_delivery: OnDelivery,
+        on_oversized: OnOversized,
     ) -> None:
         self.protocol = protocol
         #: For what concerns other queues than the process's own: an error stays with its call.
@@ -63,7 +68,11 @@ class Topology:
         #: For what may come back. Opened when it is first used.
         self._mandatory_publisher: Channel | None = None
         self._binder = self._open_channel()
-        self._consumer = self._open_channel(on_delivery=on_delivery)
+        self._consumer = self._open_channel(
+            on_delivery=on_delivery,
+            max_body=options.max_message_size,
+            on_oversized=on_oversized,
+        )
         #: The routing keys that are bound, or on the way to it, with RabbitMQ's answer.
         self._bindings: dict[str, Shared[Method]] = {}
 
@@ -72,10 +81,19 @@ class Topology:
         return f"<Topology {self._queue_name} {state}, {len(self._bindings)} bindings>"
 
     def _open_channel(
-        self, *, confirm: bool = False, on_delivery: OnDelivery | None = None
+        self,
+        *,
+        confirm: bool = False,
+        on_delivery: OnDelivery | None = None,
+        max_body: int = NO_LIMIT,
+        on_oversized: OnOversized | None = None,
     ) -> Channel:
         return self.protocol.open_channel(
-            confirm=confirm, on_delivery=on_delivery, on_closed=self._channel_closed
+            confirm=confirm,
+            on_delivery=on_delivery,
+            on_closed=self._channel_closed,
+            max_body=max_body,
+            on_oversized=on_oversized,
         )
 
     # Beginning and end

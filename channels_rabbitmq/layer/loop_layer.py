@@ -75,8 +75,11 @@ class LoopLayer:
         self._on_late = on_late
         #: One for each kind of error.
         self._warn_bad_message: dict[type, RateLimitedWarning] = {}
+        self._warn_oversized = RateLimitedWarning(logger)
         self.recovery = Recovery(options, queue_name, self)
-        self.normal = NormalChannels(options, codec, self.recovery, local, self._warn_bad)
+        self.normal = NormalChannels(
+            options, codec, self.recovery, local, self._warn_bad, self.drop_oversized
+        )
         self._hooks = Hooks(options)
         self.housekeeping = Housekeeping(options, local, self.loop)
         self._groups = Groups(options, local, self.recovery, self.loop)
@@ -219,6 +222,15 @@ class LoopLayer:
     def deliver_late(self, body: bytes) -> None:
         """Take a message that came on the loop that owned the layer before, as that ended."""
         self.deliver(NOWHERE, 0, False, body)
+
+    def drop_oversized(self, source: Source, tag: int, size: int) -> None:
+        """Drop a message that was too large to be collected."""
+        self._warn_oversized(
+            "Dropped a message of %d bytes: max_message_size allows %d",
+            size,
+            self._options.max_message_size,
+        )
+        source.ack(tag)
 
     def _warn_bad(self, body: bytes, error: BadMessage) -> None:
         warn = self._warn_bad_message.setdefault(type(error), RateLimitedWarning(logger))

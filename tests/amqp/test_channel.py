@@ -8,6 +8,7 @@ import pamqp.commands
 import pamqp.frame
 import pytest
 
+from channels_rabbitmq.amqp.channel import Channel
 from channels_rabbitmq.amqp.frames import Method
 from channels_rabbitmq.errors import (
     BadBytesFromServer,
@@ -345,3 +346,47 @@ async def test_closing_a_channel_fails_what_waits() -> None:
         channel.close()
         with pytest.raises(ChannelClosed):
             await future
+
+
+async def test_oversized_deliveries() -> None:
+    """Deliveries over the channel's limit are told of, in order with the others, and acknowledged.
+
+    However the server sends them: in one piece with their headers, or over many frames.
+    """
+    got: list[tuple[int, int]] = []
+    acked = asyncio.Event()
+
+    async def script(peer: ScriptedServer) -> None:
+        number = await peer.accept_channel()
+        for tag, size in enumerate((10, 11, 2_000_000, 10), 1):
+            peer.deliver(number, tag, bytes(size))
+        while (await peer.expect(Basic.Ack)).delivery_tag < 4:
+            pass
+        acked.set()
+
+    def take(channel: Channel, tag: int, size: int) -> None:
+        got.append((tag, size))
+        channel.ack(tag)
+
+    async with connected(script) as connection:
+        connection.protocol.open_channel(
+            on_delivery=lambda channel, tag, again, body: take(channel, tag, -len(body)),
+            max_body=10,
+            on_oversized=take,
+        )
+        await asyncio.wait_for(acked.wait(), 10)
+        assert got == [(1, -10), (2, 11), (3, 2_000_000), (4, -10)]
+
+
+async def test_delivery_without_a_consumer_is_not_collected() -> None:
+    """What nobody asked for is passed over by its size, and the connection lives on."""
+
+    async def script(peer: ScriptedServer) -> None:
+        number = await peer.accept_channel()
+        peer.deliver(number, 1, bytes(500_000))
+        peer.deliver(number + 1, 1, bytes(500_000))
+        peer.send(0, pamqp.commands.Connection.Blocked("the end"))
+
+    async with connected(script) as connection:
+        connection.protocol.open_channel()
+        assert await until(lambda: connection.protocol.blocked) == "the end"

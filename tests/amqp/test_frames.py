@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import struct
+import sys
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, cast
 
@@ -40,13 +42,20 @@ Event = tuple[object, ...]
 class Recorder:
     """Notes what a decoder hands on."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = sys.maxsize) -> None:
         self.events: list[Event] = []
+        self.limit = limit
 
     def handle_delivery(
         self, channel: int, delivery_tag: int, redelivered: bool, body: bytes
     ) -> None:
         self.events.append(("delivery", channel, delivery_tag, redelivered, body))
+
+    def body_limit(self, channel: int, method: Method | None) -> int:
+        return self.limit
+
+    def handle_oversized(self, channel: int, delivery_tag: int, size: int) -> None:
+        self.events.append(("oversized", channel, delivery_tag, size))
 
     def handle_confirm(self, channel: int, delivery_tag: int, multiple: bool) -> None:
         self.events.append(("confirm", channel, delivery_tag, multiple))
@@ -505,3 +514,53 @@ def test_large_message_in_many_small_reads() -> None:
     pieces = [stream[at : at + 1000] for at in range(0, len(stream), 1000)]
 
     assert decode(*pieces) == [("delivery", 1, 1, False, body)]
+
+
+# Size first
+
+
+def test_oversized_body_is_not_collected() -> None:
+    """A body whose header announces more than the limit costs no memory, and what follows comes."""
+    recorder = Recorder(limit=1_000_000)
+    decoder = Decoder(recorder)
+    part = frame(3, 1, bytes(100_000))
+    deliver = encode_method(1, pamqp.commands.Basic.Deliver("c", 1, False, "", "q"))
+    decoder.feed(deliver + frame(2, 1, struct.pack(">HHQH", 60, 0, 50_000_000, 0)))
+    tracemalloc.start()
+    try:
+        for _ in range(500):
+            decoder.feed(part)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000
+    decoder.feed(delivery(1, 2, b"small"))
+    assert recorder.events == [
+        ("oversized", 1, 1, 50_000_000),
+        ("delivery", 1, 2, False, b"small"),
+    ]
+
+
+@given(st.integers(0, 300), st.integers(0, 300), st.integers(1, 100))
+def test_limit_of_bodies(size: int, limit: int, step: int) -> None:
+    """However a body is cut, it is collected exactly if it is not larger than the limit.
+
+    (One that came whole, with its header, is handed on: :class:`.Channel` looks at its size.)
+    """
+    recorder = Recorder(limit)
+    decoder = Decoder(recorder)
+    for byte in delivery(1, 1, bytes(size), step=step):
+        decoder.feed(bytes((byte,)))
+    if size <= limit:
+        assert recorder.events == [("delivery", 1, 1, False, bytes(size))]
+    else:
+        assert recorder.events == [("oversized", 1, 1, size)]
+
+
+def test_oversized_return_is_passed_over() -> None:
+    """A message that comes back, and is larger than any that was sent, is nobody's."""
+    recorder = Recorder(limit=10)
+    decoder = Decoder(recorder)
+    returned = pamqp.commands.Basic.Return(312, "NO_ROUTE", "", "q")
+    decoder.feed(content(1, returned, bytes(11)) + content(1, returned, bytes(10)))
+    assert [event[4] for event in recorder.events] == [bytes(10)]

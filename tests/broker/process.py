@@ -38,6 +38,8 @@ class Process:
         #: Messages to the process's own channels.
         self.delivered: list[tuple[bytes, bool]] = []
         self.bad: list[BadMessage] = []
+        #: Sizes of messages that were too large.
+        self.oversized: list[int] = []
         self.recovery = Recovery(self.options, self.queue_name, self)
         self.groups = Groups(self.options, self.state, self.recovery, loop)
         self.normal = NormalChannels(
@@ -46,6 +48,7 @@ class Process:
             self.recovery,
             self.state,
             lambda body, error: self.bad.append(error),
+            self.drop_oversized,
         )
         self.peers = Peers(
             self.options,
@@ -72,6 +75,11 @@ class Process:
                 self.peers.handle(name, message)
                 return
         self.delivered.append((body, redelivered))
+
+    def drop_oversized(self, source: Channel, tag: int, size: int) -> None:
+        """Remember the size."""
+        source.ack(tag)
+        self.oversized.append(size)
 
     def routing_keys(self) -> Iterator[str]:
         """The routing keys to bind."""

@@ -33,7 +33,8 @@ async def make(port: int, **config: object) -> Topology:
     """A topology on a connection of its own, not started yet."""
     protocol = Protocol(endpoint(port), asyncio.get_running_loop())
     await connect(protocol)
-    return Topology(protocol, Options.from_config(dict(config)), QUEUE, lambda *delivery: None)
+    options = Options.from_config(dict(config))
+    return Topology(protocol, options, QUEUE, lambda *delivery: None, lambda *oversized: None)
 
 
 async def start(port: int, **config: object) -> Topology:

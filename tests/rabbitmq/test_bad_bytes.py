@@ -7,6 +7,7 @@ import logging
 import msgpack
 import pytest
 
+from channels_rabbitmq.connection import Connection
 from devtools.broker import Broker
 from tests.helpers import rabbit
 from tests.helpers.rabbit import MakeLayer
@@ -92,3 +93,41 @@ async def test_large_and_properties(make_layer: MakeLayer) -> None:
         headers={"a": 1},
     )
     assert await layer.receive(channel) == {"data": bytes(1_000_000)}
+
+
+async def test_messages_over_max_message_size(
+    make_layer: MakeLayer, broker: Broker, vhost: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What others publish beyond max_message_size is acknowledged, logged, and never a message.
+
+    A user's own consumer takes what RabbitMQ sends it.
+    """
+    layer, other = make_layer(max_message_size=1000), make_layer()
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    protocol = (await layer.current_connection).protocol
+    for size in (1_000, 200_000, 5_000_000):
+        await other.send(channel, {"data": bytes(size)})
+        await other.group_send("room", {"data": bytes(size)})
+        await other.send("normal", {"data": bytes(size)})
+    await other.send("normal", {"n": 1})
+    assert await layer.receive("normal") == {"n": 1}
+    await other.send(channel, {"n": 2})
+    assert await layer.receive(channel) == {"n": 2}
+    assert await rabbit.counts(broker, vhost, layer.queue_name) == (0, 0)
+    (warning,) = [line for line in caplog.messages if "max_message_size" in line]
+    assert warning.startswith("Dropped a message of 10")
+
+    mine = await layer.current_connection
+    assert mine.protocol is protocol
+    await other_queue(mine)
+
+
+async def other_queue(connection: Connection) -> None:
+    """Send a message of 2 MB to oneself, past all that the layer limits."""
+    await connection.queue_declare("own", exclusive=True)
+    async with connection.acking_consumer("own") as consumer:
+        await connection.publish(bytes(2_000_000), routing_key="own")
+        async for body in consumer:
+            assert body == bytes(2_000_000)
+            break
