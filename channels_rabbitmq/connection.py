@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypedDict, TypeGuard, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeGuard, TypeVar, Unpack
 
 import pamqp.commands
 
@@ -300,9 +300,7 @@ class Connection(carehare.Connection):
             try:
                 return start()
             except AmqpError as err:
-                failed: asyncio.Future[_T] = self.protocol.loop.create_future()
-                failed.set_exception(err)
-                return failed
+                return _fail_soon(self.protocol.loop, err)
 
         if self._is_own_loop():
             return begin()
@@ -514,6 +512,22 @@ class Consumer:
 
     async def _next_delivery(self) -> Delivery:
         return await self._engine().next_delivery()
+
+
+def _fail_soon(loop: asyncio.AbstractEventLoop, error: Exception) -> asyncio.Future[Any]:
+    """Make a future that fails in the next turn of the event loop.
+
+    Awaiting one that has failed already does not yield, so a program that repeats a failed call
+    until it succeeds would keep everything else from running, the reconnection included.
+    """
+    future: asyncio.Future[Any] = loop.create_future()
+
+    def fail() -> None:
+        if not future.done():
+            future.set_exception(error)
+
+    loop.call_soon(fail)
+    return future
 
 
 def _can_be_given_again(closed: asyncio.Future[None] | None) -> TypeGuard[asyncio.Future[None]]:

@@ -27,7 +27,14 @@ from .layer.loop_layer import LoopLayer
 from .layer.owner import Owner
 from .log import RateLimitedWarning
 from .wire.messages import CHANNEL_KEY, GROUP_KEY
-from .wire.names import MAX_LENGTH, group_key, random_name, require_channel, require_group
+from .wire.names import (
+    MAX_LENGTH,
+    group_key,
+    random_name,
+    require_address,
+    require_channel,
+    require_group,
+)
 from .wire.serializers import make_codec
 
 __all__ = ["Config", "RabbitmqChannelLayer", "get_layer"]
@@ -62,7 +69,9 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
     call that needs RabbitMQ connects, and from then on the layer stays connected, until
     :meth:`close`. Every method raises :class:`channels.exceptions.StopConsumer` after that.
 
-    Names that break the specification's rules raise :class:`TypeError`.
+    Names that break the specification's rules raise :class:`TypeError`. Names with an exclamation
+    mark that :meth:`new_channel` of no process can have given raise :class:`ValueError`: what they
+    have before it would be another program's queue.
     """
 
     MAX_NAME_LENGTH = MAX_LENGTH
@@ -127,7 +136,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         within ``send_timeout``, :class:`channels.exceptions.MessageTooLarge`, and
         :class:`TypeError` or :class:`ValueError` for a message that cannot be sent.
         """
-        queue_name, mark, _ = require_channel(channel).partition("!")
+        queue_name, mark, _ = require_address(channel).partition("!")
         body = self._encode(CHANNEL_KEY, channel, message, self.options.max_message_size)
         try:
             if mark:
@@ -202,7 +211,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         answer within ``send_timeout`` (version 4.0.1 never does).
         """
         require_group(group)
-        require_channel(channel)
+        require_address(channel)
         # A membership that was asked for from another loop is only claimed until that has heard
         # of it: cancelled as the answer is on its way, it must leave nothing behind.
         claim = await self._owner.run(
@@ -221,7 +230,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         For a channel of another process, it is as with :meth:`group_add`.
         """
         require_group(group)
-        require_channel(channel)
+        require_address(channel)
         await self._owner.run(LoopLayer.group_discard, group, channel)
 
     async def group_send(self, group: str, message: Mapping[str, Any]) -> None:

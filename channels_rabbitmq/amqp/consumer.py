@@ -17,6 +17,9 @@ from .protocol import Protocol
 
 __all__ = ["Delivery", "QueueConsumer"]
 
+#: What RabbitMQ shows for the consumer: as version 4.0.1 had it. Tags are unique per channel only.
+_CONSUMER_TAG = "carehare"
+
 #: A message's body, and the delivery tag to acknowledge it by.
 Delivery = tuple[bytes, int]
 
@@ -43,7 +46,7 @@ class QueueConsumer:
         )
         for method in (
             pamqp.commands.Basic.Qos(prefetch_count=prefetch_count),
-            pamqp.commands.Basic.Consume(queue=queue_name, consumer_tag="channels_rabbitmq"),
+            pamqp.commands.Basic.Consume(queue=queue_name, consumer_tag=_CONSUMER_TAG),
         ):
             # Why it failed, if it does, is what wait_closed() tells.
             self._channel.call(method).add_done_callback(retrieve)

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class Hooks:
-    """The hooks of one hub, called on its event loop. What one raises is logged."""
+    """The hooks of one loop layer, called on its event loop. What one raises is logged."""
 
     def __init__(self, options: Options) -> None:
         self._options = options

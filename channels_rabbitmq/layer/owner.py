@@ -49,7 +49,7 @@ from ..config.options import Options
 from ..errors import IllegalTransition, LoopEnded
 from ..local.mailbox import Mailbox
 from ..local.state import LocalState
-from ..wire.names import random_name
+from ..wire.names import QUEUE_START, random_name
 from ..wire.serializers import Codec
 from .loop_layer import LoopLayer
 from .loop_thread import LoopThread
@@ -110,7 +110,7 @@ class Owner:
         #: own thread to start, but for nothing else.
         self._lock = threading.RLock()
         prefix = self._options.prefix
-        self.queue_name = f"channels_{prefix and prefix + '_'}{random_name()}"
+        self.queue_name = f"{QUEUE_START}{prefix and prefix + '_'}{random_name()}"
         self._ownership = StateMachine("owner", OWNERSHIP_MOVES, ownership)
         #: The owning loop's. Set under the lock, and read without it: an old value is as good as
         #: a call that was made a moment ago, since it then fails with LoopEnded.

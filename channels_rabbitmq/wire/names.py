@@ -14,6 +14,10 @@ MAX_LENGTH = 200
 
 _CHANNEL = re.compile(r"[a-zA-Z0-9\-_.]+(![a-zA-Z0-9\-_.]*)?", re.ASCII)
 _GROUP = re.compile(r"[a-zA-Z0-9\-_.]+", re.ASCII)
+#: How the name of every process's queue begins, in version 4.0.1 too.
+QUEUE_START = "channels_"
+_QUEUE = re.compile(rf"{QUEUE_START}[a-zA-Z0-9\-_.]+", re.ASCII)
+_ADDRESS = re.compile(rf"{_GROUP.pattern}|{_QUEUE.pattern}![a-zA-Z0-9\-_.]*", re.ASCII)
 _ALLOWED = f"a str of 1 to {MAX_LENGTH} ASCII letters, digits, hyphens, underscores and full stops"
 
 
@@ -25,6 +29,26 @@ def require_channel(name: object) -> str:
         f"a channel name must be {_ALLOWED}, and at most one '!', which is not the first; "
         f"this {_problem(name, _CHANNEL)}"
     )
+
+
+def require_address(name: object) -> str:
+    """Give the name back, or raise an error if no channel layer receives what is sent there.
+
+    :class:`TypeError` for what no channel can be called, and :class:`ValueError` if the name is in
+    a queue that is no process's: a message would be published into another program's queue.
+    """
+    if isinstance(name, str) and len(name) <= MAX_LENGTH and _ADDRESS.fullmatch(name):
+        return name
+    require_channel(name)
+    raise ValueError(
+        f"what such a channel name has before the '!' begins with {QUEUE_START!r}: this is in no "
+        "queue of a channel layer"
+    )
+
+
+def is_queue(name: object) -> bool:
+    """Whether a process's queue can have the name, such that names of channels fit after it."""
+    return isinstance(name, str) and len(name) < MAX_LENGTH and _QUEUE.fullmatch(name) is not None
 
 
 def require_group(name: object) -> str:

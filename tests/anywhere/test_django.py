@@ -80,7 +80,7 @@ async def test_views_under_asgi(proxy: Proxy, make_layer: MakeLayer) -> None:
     async with serving(DAPHNE, proxy.url, groups_exchange=exchange) as port:
         for path in ("sync", "async", "sync"):
             state = await asyncio.to_thread(get, port, f"{path}?text={path}")
-            assert state == {"home_threads": 0}
+            assert state == {"owner_threads": 0}
             assert (await asyncio.wait_for(listener.receive(channel), 5))["text"] == path
     assert proxy.accepted == 1
 
@@ -105,7 +105,7 @@ async def test_views_under_wsgi(proxy: Proxy, make_layer: MakeLayer, server: lis
                     for path in paths
                 )
             )
-        assert states == [{"home_threads": 1}] * len(paths)
+        assert states == [{"owner_threads": 1}] * len(paths)
         got = [await asyncio.wait_for(listener.receive(channel), 5) for _ in paths]
         assert {f"text={message['text']}" for message in got} == {
             path.partition("?")[2] for path in paths

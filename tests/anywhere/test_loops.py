@@ -36,14 +36,14 @@ async def test_what_crosses(amqp_url: str) -> None:
         "unread messages",
     ],
 )
-async def test_home_ends_and_moves(amqp_url: str, scenario: str) -> None:
-    """Wherever home ends or stops, groups and messages and all who wait go on elsewhere."""
-    await run("home_moves", amqp_url, scenario)
+async def test_the_owner_ends_and_another_takes_over(amqp_url: str, scenario: str) -> None:
+    """However the owning loop ends, groups, messages and all who wait go on elsewhere."""
+    await run("owner_moves", amqp_url, scenario)
 
 
-async def test_home_is_closed_over_its_tasks(proxy: Proxy) -> None:
+async def test_the_owner_is_closed_over_its_tasks(proxy: Proxy) -> None:
     """A loop that is closed without further ado is cut off at the next use."""
-    arguments = [*script("home_moves"), "closed"]
+    arguments = [*script("owner_moves"), "closed"]
     with started(arguments, proxy.url, flags=["-X", "dev"]) as running:
         ended = await running.end()
     assert ended.code == 0, ended.err
@@ -54,15 +54,15 @@ async def test_home_is_closed_over_its_tasks(proxy: Proxy) -> None:
 
 
 async def test_lasting_loops_after_the_thread(proxy: Proxy) -> None:
-    """The link leaves its thread for a lasting loop only if the process has just sent so far."""
+    """The connection leaves its thread for a lasting loop only if all was sending so far."""
     await run("thread_then_loop", proxy.url)
     assert proxy.accepted == 3
 
 
 async def test_uvloop(amqp_url: str) -> None:
-    """uvloop can be home, and bridged to."""
+    """uvloop can own the layer, and call it from elsewhere."""
     pytest.importorskip("uvloop")
-    await run("uvloop_home", amqp_url)
+    await run("uvloop_owner", amqp_url)
 
 
 async def test_asgiref_that_lists_no_loops(amqp_url: str) -> None:

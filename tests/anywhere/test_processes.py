@@ -8,10 +8,10 @@ from tests.helpers.proxy import Proxy
 from tests.helpers.scripts import FORKING, run
 
 
-@pytest.mark.parametrize(("home", "connections"), [("thread", 3), ("loop", 2), ("never", 2)])
-async def test_fork(proxy: Proxy, home: str, connections: int) -> None:
-    """A child starts anew wherever its parent's link lives, and leaves that alone."""
-    await run("fork_by_hand", proxy.url, home, flags=FORKING)
+@pytest.mark.parametrize(("owner", "connections"), [("thread", 3), ("loop", 2), ("never", 2)])
+async def test_fork(proxy: Proxy, owner: str, connections: int) -> None:
+    """A child starts anew whichever loop its parent's layer has, and leaves that alone."""
+    await run("fork_by_hand", proxy.url, owner, flags=FORKING)
     assert proxy.accepted == connections
 
 

@@ -1,4 +1,4 @@
-"""The bridge between event loops, with real loops in real threads."""
+"""Calls from loop to loop, with real loops in real threads."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.helpers.waiting import until
 number = contextvars.ContextVar("number", default=0)
 
 
-class Owner:
-    """A loop in a thread, and the bridge to it."""
+class Target:
+    """A loop in a thread, and the portal to it."""
 
     def __init__(self) -> None:
-        self.thread = LoopThread("home")
-        #: How often the bridge said that home has ended.
+        self.thread = LoopThread("owning loop")
+        #: How often the portal said that the loop has ended.
         self.ended = 0
         self.portal = Portal(self.thread.loop, self._end)
 
@@ -39,11 +39,11 @@ class Owner:
 
 
 @pytest.fixture
-def home() -> Iterator[Owner]:
-    """A home that is stopped afterwards."""
-    home = Owner()
-    yield home
-    home.stop()
+def target() -> Iterator[Target]:
+    """A loop that is stopped afterwards."""
+    target = Target()
+    yield target
+    target.stop()
 
 
 def close(loop: asyncio.AbstractEventLoop) -> None:
@@ -59,17 +59,17 @@ async def give(value: object) -> object:
     return value
 
 
-async def test_a_result_crosses(home: Owner) -> None:
-    """A call runs on the home loop, and gives its result here."""
+async def test_a_result_crosses(target: Target) -> None:
+    """A call runs on the owning loop, and gives its result here."""
 
     async def where() -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
 
-    assert await home.portal.call(where) is home.thread.loop
-    assert await home.portal.call(lambda: give("result")) == "result"
+    assert await target.portal.call(where) is target.thread.loop
+    assert await target.portal.call(lambda: give("result")) == "result"
 
 
-async def test_an_error_crosses(home: Owner) -> None:
+async def test_an_error_crosses(target: Target) -> None:
     """An exception arrives as itself, with both sides in its traceback, and is freed at once."""
 
     class Failure(Exception):
@@ -82,7 +82,7 @@ async def test_an_error_crosses(home: Owner) -> None:
     gc.disable()
     try:
         try:
-            await home.portal.call(fail)
+            await target.portal.call(fail)
         except Failure as error:
             names = []
             traceback = error.__traceback__
@@ -97,18 +97,18 @@ async def test_an_error_crosses(home: Owner) -> None:
         gc.enable()
 
 
-async def test_a_refusal_crosses(home: Owner) -> None:
+async def test_a_refusal_crosses(target: Target) -> None:
     """What is raised before there is anything to await reaches the caller as well."""
 
     def refuse() -> Awaitable[None]:
         raise ValueError("no such thing")
 
     with pytest.raises(ValueError, match="no such thing"):
-        await home.portal.call(refuse)
-    assert await home.portal.call(lambda: give("the next")) == "the next"
+        await target.portal.call(refuse)
+    assert await target.portal.call(lambda: give("the next")) == "the next"
 
 
-async def test_the_context_crosses(home: Owner) -> None:
+async def test_the_context_crosses(target: Target) -> None:
     """A call sees the context variables of its caller, and changes none of them."""
 
     async def read_and_set() -> int:
@@ -117,32 +117,32 @@ async def test_the_context_crosses(home: Owner) -> None:
         return before
 
     number.set(7)
-    assert await home.portal.call(read_and_set) == 7
+    assert await target.portal.call(read_and_set) == 7
     assert number.get() == 7
 
 
-async def test_a_future_is_work_too(home: Owner) -> None:
-    """What a call starts may be a future of the home loop."""
-    loop = home.thread.loop
+async def test_a_future_is_work_too(target: Target) -> None:
+    """What a call starts may be a future of the owning loop."""
+    loop = target.thread.loop
 
     def start() -> Awaitable[str]:
         future: asyncio.Future[str] = loop.create_future()
         loop.call_later(0.01, future.set_result, "done")
         return future
 
-    assert await home.portal.call(start) == "done"
+    assert await target.portal.call(start) == "done"
 
 
-async def test_many_calls_at_once(home: Owner) -> None:
+async def test_many_calls_at_once(target: Target) -> None:
     """A thousand calls under way do not get mixed up, and leave nothing."""
     results = await asyncio.gather(
-        *(home.portal.call(lambda n=n: give(n)) for n in range(1000))  # type: ignore[misc]
+        *(target.portal.call(lambda n=n: give(n)) for n in range(1000))  # type: ignore[misc]
     )
     assert results == list(range(1000))
-    assert home.portal.end_if_idle()
+    assert target.portal.end_if_idle()
 
 
-async def test_cancelling_cancels_at_home(home: Owner) -> None:
+async def test_cancelling_cancels_the_work(target: Target) -> None:
     """Cancelling one call cancels that one there, and no other."""
     cancelled = threading.Event()
     release = asyncio.Event()
@@ -158,18 +158,18 @@ async def test_cancelling_cancels_at_home(home: Owner) -> None:
         await release.wait()
         return "untouched"
 
-    first = asyncio.ensure_future(home.portal.call(wait))
-    second = asyncio.ensure_future(home.portal.call(other))
+    first = asyncio.ensure_future(target.portal.call(wait))
+    second = asyncio.ensure_future(target.portal.call(other))
     await asyncio.sleep(0.01)
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
     await until(cancelled.is_set)
-    home.portal.tell(lambda event: event.set(), release)
+    target.portal.tell(lambda event: event.set(), release)
     assert await second == "untouched"
 
 
-async def test_results_that_cross_with_a_cancellation(home: Owner) -> None:
+async def test_results_that_cross_with_a_cancellation(target: Target) -> None:
     """Cancelled at any moment, a call's result is taken or given back: one of them, once."""
     given_back: list[int] = []
     made: list[int] = []
@@ -180,7 +180,7 @@ async def test_results_that_cross_with_a_cancellation(home: Owner) -> None:
         return n
 
     for n in range(500):
-        task = asyncio.ensure_future(home.portal.call(lambda n=n: make(n), given_back.append))  # type: ignore[misc]
+        task = asyncio.ensure_future(target.portal.call(lambda n=n: make(n), given_back.append))  # type: ignore[misc]
         for _ in range(random.randrange(4)):
             await asyncio.sleep(0)
         if n % 3 == 0:
@@ -188,41 +188,41 @@ async def test_results_that_cross_with_a_cancellation(home: Owner) -> None:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             taken.append(await task)
-    await home.portal.call(lambda: give(None))
+    await target.portal.call(lambda: give(None))
     await until(lambda: sorted(taken + given_back) == sorted(made))
-    assert home.portal.end_if_idle()
+    assert target.portal.end_if_idle()
 
 
-async def test_a_call_that_was_begun_when_home_ended(home: Owner) -> None:
-    """It fails, and says that it was begun; home is told to have ended once."""
+async def test_a_call_that_was_begun_when_the_loop_ended(target: Target) -> None:
+    """It fails, and says that it was begun; the loop is said to have ended once."""
     begun = threading.Event()
 
     async def wait() -> None:
         begun.set()
         await asyncio.sleep(60)
 
-    calls = [asyncio.ensure_future(home.portal.call(wait)) for _ in range(3)]
+    calls = [asyncio.ensure_future(target.portal.call(wait)) for _ in range(3)]
     await until(begun.is_set)
-    await asyncio.to_thread(home.stop)
+    await asyncio.to_thread(target.stop)
     for call in calls:
         with pytest.raises(LoopEnded) as ended:
             await call
         assert ended.value.started
-    assert home.ended == 1
+    assert target.ended == 1
 
 
-async def test_a_call_after_home_ended(home: Owner) -> None:
+async def test_a_call_after_the_loop_ended(target: Target) -> None:
     """It fails, and says that it was not begun."""
-    await asyncio.to_thread(home.stop)
+    await asyncio.to_thread(target.stop)
     with pytest.raises(LoopEnded) as ended:
-        await home.portal.call(lambda: give(1))
+        await target.portal.call(lambda: give(1))
     assert not ended.value.started
     with pytest.raises(LoopEnded):
-        await home.portal.call(lambda: give(1))
-    assert home.ended == 1
+        await target.portal.call(lambda: give(1))
+    assert target.ended == 1
 
 
-async def test_home_stops_without_a_word() -> None:
+async def test_the_loop_stops_without_a_word() -> None:
     """A loop that stops running with calls under way is found out; what was done counts."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
@@ -248,9 +248,9 @@ async def test_home_stops_without_a_word() -> None:
     await asyncio.to_thread(close, loop)
 
 
-async def test_a_future_outlives_the_cancelling_of_tasks(home: Owner) -> None:
-    """While home takes leave, a call that waits for a future gets that future's answer."""
-    loop = home.thread.loop
+async def test_a_future_outlives_the_cancelling_of_tasks(target: Target) -> None:
+    """While the loop ends, a call that waits for a future gets that future's answer."""
+    loop = target.thread.loop
     futures: list[asyncio.Future[str]] = []
 
     def start() -> Awaitable[str]:
@@ -263,20 +263,20 @@ async def test_a_future_outlives_the_cancelling_of_tasks(home: Owner) -> None:
         finally:
             futures[0].set_result("confirmed")
 
-    waiting = asyncio.ensure_future(home.portal.call(start))
-    ending = asyncio.ensure_future(home.portal.call(cancelled))
+    waiting = asyncio.ensure_future(target.portal.call(start))
+    ending = asyncio.ensure_future(target.portal.call(cancelled))
     await until(lambda: futures)
     await asyncio.sleep(0.01)
-    await asyncio.to_thread(home.stop)
+    await asyncio.to_thread(target.stop)
     assert await waiting == "confirmed"
     with pytest.raises(LoopEnded):
         await ending
 
 
 async def test_no_call_is_done_twice_or_forgotten() -> None:
-    """Whenever home ends, each call is done, or not begun and never will be."""
+    """Whenever the loop ends, each call is done, or not begun and never will be."""
     for attempt in range(20):
-        home = Owner()
+        target = Target()
         begun: set[int] = set()
 
         async def work(n: int, begun: set[int] = begun) -> int:
@@ -285,16 +285,16 @@ async def test_no_call_is_done_twice_or_forgotten() -> None:
             await asyncio.sleep(0)
             return n
 
-        async def call(n: int, home: Owner = home) -> tuple[int, bool]:
+        async def call(n: int, target: Target = target) -> tuple[int, bool]:
             try:
-                assert await home.portal.call(lambda: work(n)) == n
+                assert await target.portal.call(lambda: work(n)) == n
             except LoopEnded as ended:
                 return n, ended.started
             return n, True
 
         calls = [asyncio.ensure_future(call(n)) for n in range(200)]
         await asyncio.sleep(attempt * 2e-4)
-        stopping = asyncio.to_thread(home.stop)
+        stopping = asyncio.to_thread(target.stop)
         calls += [asyncio.ensure_future(call(n)) for n in range(200, 400)]
         await stopping
         started = {n for n, was_started in await asyncio.gather(*calls) if was_started}
@@ -302,8 +302,8 @@ async def test_no_call_is_done_twice_or_forgotten() -> None:
         assert begun <= started
 
 
-def test_loops_that_are_closed_over_their_calls(home: Owner) -> None:
-    """Their calls end at home, sooner or later; what was for them is given back."""
+def test_loops_that_are_closed_over_their_calls(target: Target) -> None:
+    """Their calls end, sooner or later; what was for them is given back."""
     given_back: list[object] = []
     release: list[Callable[[], None]] = []
 
@@ -314,25 +314,25 @@ def test_loops_that_are_closed_over_their_calls(home: Owner) -> None:
         return "late"
 
     async def start() -> None:
-        tasks.append(asyncio.ensure_future(home.portal.call(wait, given_back.append)))
+        tasks.append(asyncio.ensure_future(target.portal.call(wait, given_back.append)))
         while not release:
             await asyncio.sleep(0.001)
 
     async def some_more() -> None:
-        assert await home.portal.call(lambda: give("served")) == "served"
+        assert await target.portal.call(lambda: give("served")) == "served"
 
     tasks: list[asyncio.Task[str]] = []
     loop = asyncio.new_event_loop()
     loop.run_until_complete(start())
     loop.close()
-    home.thread.loop.call_soon_threadsafe(release[0])
+    target.thread.loop.call_soon_threadsafe(release[0])
     asyncio.run(until(lambda: given_back == ["late"]))
     asyncio.run(some_more())
-    assert home.portal.end_if_idle()
+    assert target.portal.end_if_idle()
     tasks[0]._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
-def test_abandoned_loops_are_swept_away(home: Owner) -> None:
+def test_abandoned_loops_are_swept_away(target: Target) -> None:
     """Calls that wait for ever, for loops that are closed, are cancelled before they are many."""
     cancelled: list[int] = []
     begun: list[int] = []
@@ -346,7 +346,7 @@ def test_abandoned_loops_are_swept_away(home: Owner) -> None:
             raise
 
     async def start(n: int) -> None:
-        tasks.append(asyncio.ensure_future(home.portal.call(lambda: wait(n))))
+        tasks.append(asyncio.ensure_future(target.portal.call(lambda: wait(n))))
         while n not in begun:
             await asyncio.sleep(0.001)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pamqp.commands
 import pytest
 
 from channels_rabbitmq.core import RabbitmqChannelLayer
@@ -38,6 +39,25 @@ async def test_wrong_names(make_layer: MakeLayer) -> None:
         ):
             with pytest.raises(TypeError, match="must be a str of 1 to 200"):
                 await call
+
+
+@pytest.mark.parametrize("prefix", ["", "red"])
+async def test_queues_of_other_programs(make_layer: MakeLayer, prefix: str) -> None:
+    """A name with an exclamation mark reaches no queue but a channel layer's own kind."""
+    layer = make_layer(prefix=prefix)
+    connection = await layer.current_connection
+    queue = connection.protocol.open_channel()
+    await queue.call(pamqp.commands.Queue.Declare(queue="celery", exclusive=True))
+    for call in (
+        layer.send("celery!x", {"type": "a"}),
+        layer.group_add("g", "celery!x"),
+        layer.group_discard("g", "celery!x"),
+    ):
+        with pytest.raises(ValueError, match="no queue of a channel layer"):
+            await call
+    declared = await queue.call(pamqp.commands.Queue.Declare(queue="celery", passive=True))
+    assert isinstance(declared, pamqp.commands.Queue.DeclareOk)
+    assert declared.message_count == 0
 
 
 async def test_new_channels_differ(make_layer: MakeLayer) -> None:

@@ -13,7 +13,9 @@ from channels_rabbitmq.wire.names import (
     MAX_LENGTH,
     group_key,
     is_channel_of,
+    is_queue,
     random_name,
+    require_address,
     require_channel,
     require_group,
 )
@@ -35,6 +37,40 @@ def test_names_of_own_channels(queue: str, local: str) -> None:
     assert require_channel(name) is name
     with pytest.raises(TypeError, match="group name"):
         require_group(name)
+
+
+@given(st.text(ALLOWED, min_size=1, max_size=80), st.text(ALLOWED, max_size=80))
+def test_addresses(queue: str, local: str) -> None:
+    """What may be sent to: normal channels, and channels in the queue of a process."""
+    assert require_address(queue) is queue
+    name = f"channels_{queue}!{local}"
+    assert require_address(name) is name
+    assert is_queue(f"channels_{queue}")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["celery!x", "asgi.channel!x", "channels_!x", "Channels_a!x", "channels!x", "x!channels_a"],
+)
+def test_queues_of_other_programs(name: str) -> None:
+    """A name that leads into a queue of no channel layer is a channel's name, and refused."""
+    assert require_channel(name) is name
+    with pytest.raises(ValueError, match="no queue of a channel layer"):
+        require_address(name)
+    assert not is_queue(name.partition("!")[0])
+
+
+@pytest.mark.parametrize("name", ["a!b!c", "no name", "channels_a!ü", "x" * 201, 5, ""])
+def test_addresses_are_names(name: object) -> None:
+    """What is no channel's name at all raises what every method raises for it."""
+    with pytest.raises(TypeError, match="channel name must be"):
+        require_address(name)
+
+
+@pytest.mark.parametrize("name", [None, 5, "channels_" + "x" * 200, "channels_a!b", "channels_a\n"])
+def test_names_of_no_queue(name: object) -> None:
+    """What another process says its queue is called may be anything."""
+    assert not is_queue(name)
 
 
 @given(st.text(max_size=250) | st.text(st.characters(max_codepoint=127), max_size=250))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asgiref.sync import async_to_sync
 
-from tests.anywhere.scripts.prelude import home_threads, layer, sockets
+from tests.anywhere.scripts.prelude import layer, owner_threads, sockets
 
 channel = async_to_sync(layer.new_channel)()
 async_to_sync(layer.group_add)("room", channel)
@@ -27,4 +27,4 @@ assert async_to_sync(layer.receive_many)([channel], block=False) == (None, None)
 async_to_sync(layer.flush)()
 assert async_to_sync(layer.group_members)("room", timeout=0.5) == []
 assert sockets() == 1
-assert home_threads() == 1
+assert owner_threads() == 1

@@ -11,7 +11,7 @@ from asgiref.sync import async_to_sync
 from channels.exceptions import StopConsumer
 
 from channels_rabbitmq.core import RabbitmqChannelLayer
-from tests.anywhere.scripts.prelude import OPTIONS, descriptors, home_threads, sockets
+from tests.anywhere.scripts.prelude import OPTIONS, descriptors, owner_threads, sockets
 
 
 def make() -> RabbitmqChannelLayer:
@@ -35,7 +35,7 @@ def expect_closed(layer: RabbitmqChannelLayer, channel: str) -> None:
             with pytest.raises(StopConsumer):
                 run(function)(*arguments)
     assert sockets() == 0
-    assert home_threads() == 0
+    assert owner_threads() == 0
 
 
 async def use(layer: RabbitmqChannelLayer) -> str:
@@ -90,7 +90,7 @@ def from_a_lasting_loop_while_others_wait() -> None:
     expect_closed(layer, channel)
 
 
-def on_the_home_loop_and_at_the_same_time() -> None:
+def on_the_owning_loop_and_at_the_same_time() -> None:
     layer = make()
 
     async def main() -> str:
@@ -118,7 +118,7 @@ def from_threads_at_the_same_time() -> None:
     expect_closed(layer, channel)
 
 
-def after_home_has_ended() -> None:
+def after_owner_has_ended() -> None:
     layer = make()
     channel = asyncio.run(use(layer))
     async_to_sync(layer.close)()
@@ -129,9 +129,9 @@ from_plain_code()
 before = descriptors()
 never_used()
 from_a_lasting_loop_while_others_wait()
-on_the_home_loop_and_at_the_same_time()
+on_the_owning_loop_and_at_the_same_time()
 from_threads_at_the_same_time()
-after_home_has_ended()
+after_owner_has_ended()
 assert descriptors() == before
 
 # And at the interpreter's exit: one on the loop of its own thread, one after the thread's end.

@@ -11,7 +11,7 @@ import tracemalloc
 from asgiref.sync import async_to_sync
 
 from channels_rabbitmq.core import RabbitmqChannelLayer
-from tests.anywhere.scripts.prelude import OPTIONS, descriptors, home_threads, sockets, until
+from tests.anywhere.scripts.prelude import OPTIONS, descriptors, owner_threads, sockets, until
 
 
 def make() -> RabbitmqChannelLayer:
@@ -22,7 +22,7 @@ def never_used() -> None:
     make()
 
 
-def at_home_in_the_thread() -> None:
+def owned_by_the_thread() -> None:
     layer = make()
     channel = async_to_sync(layer.new_channel)()
     async_to_sync(layer.group_add)("room", channel)
@@ -45,11 +45,11 @@ def interrupted(layer: RabbitmqChannelLayer) -> None:
     async_to_sync(main)()
 
 
-def home_has_ended() -> None:
+def owner_has_ended() -> None:
     asyncio.run(make().group_send("room", {"type": "x"}))
 
 
-def home_has_stopped() -> None:
+def owner_has_stopped() -> None:
     loop = asyncio.new_event_loop()
     layer = make()
     loop.run_until_complete(layer.group_send("room", {"type": "x"}))
@@ -100,17 +100,17 @@ def closed() -> None:
 def all_of_them() -> None:
     for scenario in (
         never_used,
-        at_home_in_the_thread,
+        owned_by_the_thread,
         while_connecting,
-        home_has_ended,
-        home_has_stopped,
+        owner_has_ended,
+        owner_has_stopped,
         on_a_running_loop,
         in_another_thread,
         closed,
     ):
         scenario()
         gc.collect()
-        until(lambda: sockets() == 0 and home_threads() == 0)
+        until(lambda: sockets() == 0 and owner_threads() == 0)
 
 
 def calls_leave_nothing() -> None:

@@ -10,7 +10,7 @@ from asgiref.sync import async_to_sync
 
 from channels_rabbitmq.connection import Connection
 from channels_rabbitmq.errors import ChannelClosedByServer, ConnectionClosed, MessageReturned
-from tests.anywhere.scripts.prelude import home_threads, layer, sockets
+from tests.anywhere.scripts.prelude import layer, owner_threads, sockets
 
 
 async def publish_job(number: int) -> None:
@@ -93,6 +93,6 @@ for thread in threads:
     thread.join()
 assert sorted(async_to_sync(consume)(6)) == [b"job %d" % number for number in range(6)]
 assert sockets() == 1
-assert home_threads() == 1
+assert owner_threads() == 1
 async_to_sync(scenario)()
 asyncio.run(scenario())

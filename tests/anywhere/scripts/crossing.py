@@ -59,7 +59,7 @@ async def cancel_group_add() -> None:
         await asyncio.sleep(number * 1e-5)
         adding.cancel()
         await asyncio.gather(adding, return_exceptions=True)
-        if adding.cancelled():  # it takes a moment, while the link is not there yet
+        if adding.cancelled():  # it takes a moment, while there is no connection yet
             await until_gone("cancelled", channel)
         else:
             assert await layer.group_members("cancelled") == [channel], number
@@ -132,7 +132,7 @@ async def errors() -> None:
 
 
 async def context_arrives() -> None:
-    """What runs at home for a call, such as its logging, sees the caller's context."""
+    """What runs on the owning loop for a call, such as its logging, sees the caller's context."""
 
     async def look(loop_layer: LoopLayer) -> str:
         assert loop_layer.loop is not caller
@@ -170,13 +170,13 @@ async def check_all() -> None:
     await context_arrives()
 
 
-async def home() -> None:
-    """This loop is home; another calls over the bridge."""
+async def owner() -> None:
+    """This loop is the owner; calls of another cross."""
     await layer.current_connection
     await asyncio.to_thread(lambda: asyncio.run(check_all()))
 
 
-asyncio.run(home())
+asyncio.run(owner())
 async_to_sync(cancel_receive)()
 async_to_sync(cancel_group_add)()
 async_to_sync(cancel_two_group_adds)()

@@ -1,4 +1,4 @@
-"""Point 5: ``os.fork()`` while the link lives in a thread, has no home yet, or is on a loop."""
+"""Point 5: ``os.fork()`` while a thread owns the layer, nothing yet, or a loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 from asgiref.sync import async_to_sync
 
-from tests.anywhere.scripts.prelude import home_threads, layer, sockets
+from tests.anywhere.scripts.prelude import layer, owner_threads, sockets
 
 
 def child(parents_channel: str, parents_queue: str) -> None:
@@ -28,7 +28,7 @@ def child(parents_channel: str, parents_queue: str) -> None:
     async_to_sync(layer.group_send)("both", {"to": "both"})
     assert async_to_sync(layer.receive)(channel) == {"to": "both"}
     assert sockets() == 1
-    assert home_threads() == 1
+    assert owner_threads() == 1
 
 
 def fork(channel: str, end: Callable[[int], None] = sys.exit) -> None:
@@ -53,7 +53,7 @@ async def receive_from_child(channel: str) -> None:
     assert await layer.receive(channel) == {"to": "both"}
 
 
-async def home_is_this_loop() -> None:
+async def owner_is_this_loop() -> None:
     await layer.group_add("both", channel)
     await asyncio.to_thread(fork, channel, os._exit)  # as multiprocessing does
     await receive_from_child(channel)
@@ -69,7 +69,7 @@ if mode == "thread":
     async_to_sync(receive_from_child)(channel)
     assert sockets() == 1
 elif mode == "loop":
-    asyncio.run(home_is_this_loop())
+    asyncio.run(owner_is_this_loop())
 elif mode == "never":
     pid = os.fork()
     async_to_sync(layer.group_send)("both", {"to": "nobody"})

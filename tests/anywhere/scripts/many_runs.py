@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.anywhere.scripts.prelude import descriptors, home_threads, layer, sockets
+from tests.anywhere.scripts.prelude import descriptors, layer, owner_threads, sockets
 
 
 async def first() -> str:
@@ -35,4 +35,4 @@ for number in range(1, 11):
     assert sockets() == 0
     assert descriptors() == before
 assert layer.queue_name == queue
-assert home_threads() == 0
+assert owner_threads() == 0

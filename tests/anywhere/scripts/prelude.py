@@ -63,7 +63,7 @@ def descriptors() -> int:
     return sum(1 for _ in DESCRIPTORS.iterdir())
 
 
-def home_threads() -> int:
+def owner_threads() -> int:
     """How many threads of ours run an event loop."""
     return sum(thread.name == "channels_rabbitmq" for thread in threading.enumerate())
 

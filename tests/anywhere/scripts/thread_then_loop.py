@@ -1,4 +1,4 @@
-"""A thread that is home first, and lasting loops that come later."""
+"""A thread that is the owner first, and lasting loops that come later."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 from asgiref.sync import async_to_sync
 
-from tests.anywhere.scripts.prelude import home_threads, layer, sockets, until
+from tests.anywhere.scripts.prelude import layer, owner_threads, sockets, until
 
 
 async def join(group: str) -> str:
@@ -16,27 +16,27 @@ async def join(group: str) -> str:
 
 
 async def server() -> None:
-    """The process has only sent so far: the link moves here, where calls are faster."""
+    """The process has only sent so far: this loop takes over, where calls are faster."""
     await layer.group_send("nobody", {"type": "x"})
-    await asyncio.to_thread(until, lambda: home_threads() == 0)
+    await asyncio.to_thread(until, lambda: owner_threads() == 0)
     channel = await join("lasting")
     await layer.group_send("lasting", {"type": "x"})
     assert await layer.receive(channel) == {"type": "x"}
     assert sockets() == 1
 
 
-async def guest() -> None:
-    """There are channels: the link stays, so that they lose no message."""
+async def caller() -> None:
+    """There are channels: the owner stays, so that they lose no message."""
     await layer.group_send("pinned", {"type": "x"})
-    assert home_threads() == 1
+    assert owner_threads() == 1
     assert sockets() == 1
 
 
 async_to_sync(layer.group_send)("nobody", {"type": "x"})
-assert home_threads() == 1
+assert owner_threads() == 1
 asyncio.run(server())
-assert home_threads() == 0
+assert owner_threads() == 0
 channel = async_to_sync(join)("pinned")
-asyncio.run(guest())
+asyncio.run(caller())
 assert async_to_sync(layer.receive)(channel) == {"type": "x"}
-assert home_threads() == 1
+assert owner_threads() == 1

@@ -6,7 +6,7 @@ import threading
 
 from asgiref.sync import async_to_sync
 
-from tests.anywhere.scripts.prelude import home_threads, layer, sockets
+from tests.anywhere.scripts.prelude import layer, owner_threads, sockets
 
 THREADS, CALLS = 8, 200
 channel = async_to_sync(layer.new_channel)()
@@ -33,4 +33,4 @@ for number in range(THREADS):
 assert all(message["text"] == "x" * 500 for message in got)
 assert async_to_sync(layer.receive_many)([channel], block=False) == (None, None)
 assert sockets() == 1
-assert home_threads() == 1
+assert owner_threads() == 1

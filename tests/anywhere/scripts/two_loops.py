@@ -7,7 +7,7 @@ import threading
 import traceback
 from concurrent.futures import Future
 
-from tests.anywhere.scripts.prelude import home_threads, layer, sockets
+from tests.anywhere.scripts.prelude import layer, owner_threads, sockets
 
 N = 300
 names: list[Future[str]] = [Future(), Future()]
@@ -54,5 +54,5 @@ for thread in threads:
 for thread in threads:
     thread.join()
 assert not failed, failed
-assert home_threads() == 0
+assert owner_threads() == 0
 assert sockets() == 0

@@ -17,12 +17,12 @@ class Unlisted(dict):  # type: ignore[type-arg]
 
 AsyncToSync.loop_thread_executors = Unlisted()
 
-from tests.anywhere.scripts.prelude import home_threads, layer, sockets  # noqa: E402
+from tests.anywhere.scripts.prelude import layer, owner_threads, sockets  # noqa: E402
 
 channel = async_to_sync(layer.new_channel)()
 async_to_sync(layer.group_add)("room", channel)
 for number in range(10):
     async_to_sync(layer.group_send)("room", {"n": number})
     assert async_to_sync(layer.receive)(channel) == {"n": number}
-assert home_threads() == 0
+assert owner_threads() == 0
 assert sockets() == 0

@@ -39,4 +39,4 @@ def task_view(request: HttpRequest) -> JsonResponse:
 def _state() -> JsonResponse:
     """Whether the layer runs a thread of its own here."""
     threads = [thread.name for thread in threading.enumerate()]
-    return JsonResponse({"home_threads": threads.count("channels_rabbitmq")})
+    return JsonResponse({"owner_threads": threads.count("channels_rabbitmq")})

@@ -1,4 +1,4 @@
-"""Loops that end, stop or are closed while they are home, in every way that there is."""
+"""Loops that end, stop or are closed while they own the layer, in every way that there is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 
 from asgiref.sync import async_to_sync
 
-from tests.anywhere.scripts.prelude import home_threads, layer, sockets, until
+from tests.anywhere.scripts.prelude import layer, owner_threads, sockets, until
 
 
 def in_thread(main: Callable[[], Coroutine[object, object, None]]) -> threading.Thread:
@@ -28,50 +28,50 @@ async def join(group: str) -> str:
 
 
 def ends_while_another_waits() -> None:
-    """The link moves at once to a loop that waits; nobody who waits notices."""
+    """A loop that waits takes over at once; nobody who waits notices."""
     got: list[object] = []
-    joined, home_ends = threading.Event(), threading.Event()
+    joined, owner_ends = threading.Event(), threading.Event()
 
-    async def home() -> None:
+    async def owner() -> None:
         await join("elsewhere")
-        guest = in_thread(other)
+        caller = in_thread(other)
         await asyncio.to_thread(joined.wait)
-        guests.append(guest)
+        callers.append(caller)
 
     async def other() -> None:
         channel = await join("moving")
         waiting = asyncio.create_task(layer.receive(channel))
         await asyncio.sleep(0)
         joined.set()
-        await asyncio.to_thread(home_ends.wait)
-        while not waiting.done():  # until the link is here, and the group is bound
+        await asyncio.to_thread(owner_ends.wait)
+        while not waiting.done():  # until this loop is the owner, and the group is bound
             await layer.group_send("moving", {"type": "moved"})
             await asyncio.sleep(0.01)
         got.append(await waiting)
         assert sockets() == 1
 
-    guests: list[threading.Thread] = []
-    asyncio.run(home())
-    home_ends.set()
-    guests[0].join()
+    callers: list[threading.Thread] = []
+    asyncio.run(owner())
+    owner_ends.set()
+    callers[0].join()
     assert got == [{"type": "moved"}]
     assert sockets() == 0
 
 
 def ends_while_another_has_channels() -> None:
-    """The link moves to a loop that has channels, even if nobody waits there just now."""
-    joined, home_ends = threading.Event(), threading.Event()
-    guests: list[threading.Thread] = []
+    """A loop that has channels takes over, even if nobody waits there just now."""
+    joined, owner_ends = threading.Event(), threading.Event()
+    callers: list[threading.Thread] = []
 
-    async def home() -> None:
+    async def owner() -> None:
         await join("elsewhere")
-        guests.append(in_thread(other))
+        callers.append(in_thread(other))
         await asyncio.to_thread(joined.wait)
 
     async def other() -> None:
         channel = await join("quiet")
         joined.set()
-        await asyncio.to_thread(home_ends.wait)
+        await asyncio.to_thread(owner_ends.wait)
         for _ in range(500):
             if sockets():
                 break
@@ -80,26 +80,26 @@ def ends_while_another_has_channels() -> None:
         await layer.group_send("quiet", {"type": "x"})
         assert await layer.receive(channel) == {"type": "x"}
 
-    asyncio.run(home())
-    home_ends.set()
-    guests[0].join()
+    asyncio.run(owner())
+    owner_ends.set()
+    callers[0].join()
 
 
 def stops_and_runs_again() -> None:
-    """A loop that runs in bursts is home while it runs; what waits on it goes on."""
+    """A loop that runs in bursts is the owner while it runs; what waits on it goes on."""
     loop = asyncio.new_event_loop()
     channel = loop.run_until_complete(join("bursts"))
     waiting = loop.create_task(layer.receive(channel))
     loop.run_until_complete(asyncio.sleep(0))
     loop.run_until_complete(layer.group_send("bursts", {"n": 1}))
     assert loop.run_until_complete(waiting) == {"n": 1}
-    assert home_threads() == 0
-    # Stopped, with one who waits. Plain code needs the link, and takes it to a thread.
+    assert owner_threads() == 0
+    # Stopped, with one who waits. Plain code needs the connection: our thread takes over.
     waiting = loop.create_task(layer.receive(channel))
     loop.run_until_complete(asyncio.sleep(0))
     async_to_sync(layer.group_send)("bursts", {"n": 2})
-    assert home_threads() == 1
-    assert loop.run_until_complete(waiting) == {"n": 2}  # over the bridge now
+    assert owner_threads() == 1
+    assert loop.run_until_complete(waiting) == {"n": 2}  # through the portal now
     loop.run_until_complete(layer.send(channel, {"n": 3}))
     assert async_to_sync(layer.receive)(channel) == {"n": 3}
     loop.run_until_complete(asyncio.sleep(0))
@@ -115,8 +115,8 @@ def stops_as_one_joins() -> None:
     channel = loop.run_until_complete(join("joined"))
     joining = [loop.create_task(layer.group_add(f"joining{n}", channel)) for n in range(3)]
     loop.run_until_complete(asyncio.sleep(0))
-    async_to_sync(layer.group_send)("joined", {"n": 0})  # moves the link to a thread
-    assert home_threads() == 1
+    async_to_sync(layer.group_send)("joined", {"n": 0})  # our thread takes over
+    assert owner_threads() == 1
     loop.run_until_complete(asyncio.gather(*joining))
     for n in range(3):
         assert async_to_sync(layer.group_members)(f"joining{n}") == [channel]

@@ -1,0 +1,181 @@
+"""Waiting for messages, without RabbitMQ: they are put into the mailboxes by the tests."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+
+from channels_rabbitmq.config.options import Options
+from channels_rabbitmq.errors import LoopEnded
+from channels_rabbitmq.layer import receiving
+from channels_rabbitmq.layer.loop_layer import LoopLayer
+from channels_rabbitmq.local.mailboxes import NOWHERE, Delivery
+from channels_rabbitmq.local.state import LocalState
+from channels_rabbitmq.wire.serializers import make_codec
+
+OWN, OTHER, NORMAL = "channels_me!a", "channels_me!b", "jobs"
+
+
+@pytest.fixture
+async def layer(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LoopLayer]:
+    """The layer of this loop, whose RabbitMQ is away; closed afterwards."""
+    monkeypatch.setattr(logging.getLogger("channels_rabbitmq.broker.recovery"), "disabled", True)
+    monkeypatch.setattr(receiving, "_FETCH_TIME", 0.01)
+    options = Options.from_config({"host": "amqp://127.0.0.1:1"})
+    codec = make_codec(options)
+    layer = LoopLayer(
+        options,
+        codec,
+        "channels_me",
+        LocalState(options, codec.decode),
+        None,
+        on_end=lambda loop_layer: None,
+        on_late=lambda body: None,
+    )
+    yield layer
+    await layer.close()
+
+
+def put(layer: LoopLayer, channel: str, n: int) -> None:
+    """A message arrives."""
+    if channel == NORMAL:
+        layer.local.normal.hold(channel, {"n": n}, b"", layer.loop.time())
+    else:
+        layer.mailboxes.put(Delivery(NOWHERE, 0, layer.loop.time(), b"", {"n": n}), [channel])
+
+
+def waiters(layer: LoopLayer) -> int:
+    """How many futures wait in the mailboxes."""
+    local = layer.local
+    boxes = [local.mailboxes.box(OWN), local.mailboxes.box(OTHER), local.normal.box(NORMAL)]
+    return sum(len(box.waiters) for box in boxes)
+
+
+@pytest.mark.parametrize("channel", [OWN, NORMAL])
+async def test_a_message_that_is_there(layer: LoopLayer, channel: str) -> None:
+    """It is given at once, the oldest first."""
+    for n in range(3):
+        put(layer, channel, n)
+    assert [(await receiving.receive(layer, channel))["n"] for _ in range(3)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("channel", [OWN, NORMAL])
+async def test_waiting_for_a_message(layer: LoopLayer, channel: str) -> None:
+    """Whoever waits longest gets it; nobody is left behind."""
+    waiting = [asyncio.ensure_future(receiving.receive(layer, channel)) for _ in range(3)]
+    await asyncio.sleep(0)
+    for n in range(3):
+        put(layer, channel, n)
+    assert [message["n"] for message in await asyncio.gather(*waiting)] == [0, 1, 2]
+    assert waiters(layer) == 0
+
+
+@pytest.mark.parametrize("channel", [OWN, NORMAL])
+async def test_another_reader_was_faster(layer: LoopLayer, channel: str) -> None:
+    """A reader that is woken for a message that is gone waits for the next one."""
+    waiting = asyncio.ensure_future(receiving.receive(layer, channel))
+    await asyncio.sleep(0)
+    put(layer, channel, 1)
+    assert await receiving.receive(layer, channel) == {"n": 1}
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    put(layer, channel, 2)
+    assert await waiting == {"n": 2}
+
+
+@pytest.mark.parametrize("channel", [OWN, NORMAL])
+@pytest.mark.parametrize("woken", [False, True], ids=["waiting", "woken"])
+async def test_cancelled(layer: LoopLayer, channel: str, woken: bool) -> None:
+    """A message whose reader is cancelled as it comes wakes the next in line."""
+    first = asyncio.ensure_future(receiving.receive(layer, channel))
+    second = asyncio.ensure_future(receiving.receive(layer, channel))
+    await asyncio.sleep(0)
+    if woken:
+        put(layer, channel, 1)
+    first.cancel()
+    await asyncio.wait({first})
+    assert first.cancelled()
+    if not woken:
+        put(layer, channel, 1)
+    assert await asyncio.wait_for(second, 5) == {"n": 1}
+    assert waiters(layer) == 0
+
+
+@pytest.mark.parametrize("channel", [OWN, NORMAL])
+async def test_the_loop_ended(layer: LoopLayer, channel: str) -> None:
+    """Who waits, and who comes later, is told to ask the next owner."""
+    waiting = asyncio.ensure_future(receiving.receive(layer, channel))
+    many = asyncio.ensure_future(receiving.receive_many(layer, [OTHER, NORMAL], True))
+    await asyncio.sleep(0)
+    layer.retire()
+    for call in (waiting, many, receiving.receive(layer, channel)):
+        with pytest.raises(LoopEnded) as ended:
+            await call
+        assert not ended.value.started
+
+
+async def test_many_channels(layer: LoopLayer) -> None:
+    """Whichever has a message is named with it; the others keep theirs."""
+    put(layer, OTHER, 1)
+    put(layer, NORMAL, 2)
+    got = [await receiving.receive_many(layer, [OWN, OTHER, NORMAL], False) for _ in range(3)]
+    assert sorted(filter(None, got)) == [(OTHER, {"n": 1}), (NORMAL, {"n": 2})]
+    assert got[2] is None
+    assert waiters(layer) == 0
+
+
+async def test_many_channels_without_blocking(layer: LoopLayer) -> None:
+    """A normal channel is waited for a moment, for RabbitMQ to deliver; one's own is not."""
+    assert await receiving.receive_many(layer, [OWN, OTHER], False) is None
+    started = layer.loop.time()
+    assert await receiving.receive_many(layer, [OWN, NORMAL], False) is None
+    assert layer.loop.time() - started > 0.005
+    fetching = asyncio.ensure_future(receiving.receive_many(layer, [OWN, NORMAL], False))
+    await asyncio.sleep(0)
+    put(layer, NORMAL, 1)
+    assert await fetching == (NORMAL, {"n": 1})
+    assert waiters(layer) == 0
+
+
+async def test_one_that_waits_for_many_leaves_the_others_messages(layer: LoopLayer) -> None:
+    """Woken for two channels at once it takes one message; the next in line gets the other."""
+    many = asyncio.ensure_future(receiving.receive_many(layer, [OWN, OTHER], True))
+    await asyncio.sleep(0)
+    singles = {name: asyncio.ensure_future(receiving.receive(layer, name)) for name in (OWN, OTHER)}
+    await asyncio.sleep(0)
+    put(layer, OWN, 1)
+    put(layer, OTHER, 2)
+    received = await many
+    assert received is not None
+    left = OTHER if received[0] == OWN else OWN
+    assert await asyncio.wait_for(singles[left], 5) == {"n": 2 if left == OTHER else 1}
+    singles[received[0]].cancel()
+
+
+async def test_many_cancelled(layer: LoopLayer) -> None:
+    """Cancelled as a message comes, it leaves that to the next in line."""
+    many = asyncio.ensure_future(receiving.receive_many(layer, [OWN, NORMAL], True))
+    await asyncio.sleep(0)
+    single = asyncio.ensure_future(receiving.receive(layer, OWN))
+    await asyncio.sleep(0)
+    put(layer, OWN, 1)
+    many.cancel()
+    await asyncio.wait({many})
+    assert await asyncio.wait_for(single, 5) == {"n": 1}
+    assert waiters(layer) == 0
+
+
+@pytest.mark.parametrize("channel", [OWN, NORMAL])
+async def test_taken_back(layer: LoopLayer, channel: str) -> None:
+    """What was taken for a call that was cancelled is there again, ahead of the rest."""
+    put(layer, channel, 1)
+    put(layer, channel, 2)
+    receiving.take_back(layer, channel, await receiving.receive(layer, channel))
+    assert await receiving.receive(layer, channel) == {"n": 1}
+    received = await receiving.receive_many(layer, [channel], False)
+    receiving.take_back_any(layer, [channel], False, received)
+    receiving.take_back_any(layer, [channel], False, None)
+    assert await receiving.receive(layer, channel) == {"n": 2}
