@@ -50,6 +50,9 @@ class Wire(Protocol):
     def forget(self, channel: Channel) -> None:
         """Free the channel's number for another channel."""
 
+    def routing(self) -> tuple[str, str]:
+        """The exchange and routing key of the delivery that is being handled."""
+
 
 class Channel:
     """An open AMQP channel. Calls are pipelined: the server answers them in order.
@@ -177,6 +180,10 @@ class Channel:
         """Acknowledge a delivery. Nothing happens on a closed channel."""
         if self._error is None and self._acks.add(delivery_tag):
             self._wire.write_late(self._acks.flush)
+
+    def routing(self) -> tuple[str, str]:
+        """The exchange and routing key of a delivery, within ``on_delivery()``."""
+        return self._wire.routing()
 
     def close(self) -> None:
         """Close the channel; what waits on it fails with :class:`.ChannelClosed`."""

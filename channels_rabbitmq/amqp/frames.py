@@ -202,13 +202,25 @@ def encode_ack(channel: int, delivery_tag: int, multiple: bool) -> bytes:
 class _Content:
     """A message whose content frames are still arriving."""
 
-    __slots__ = ("delivery_tag", "method", "missing", "parts", "redelivered", "skipped")
+    __slots__ = (
+        "deliver",
+        "delivery_tag",
+        "method",
+        "missing",
+        "parts",
+        "redelivered",
+        "skipped",
+    )
 
-    def __init__(self, method: Method | None, delivery_tag: int, redelivered: bool) -> None:
+    def __init__(
+        self, method: Method | None, delivery_tag: int, redelivered: bool, deliver: bytes = b""
+    ) -> None:
         #: The method that opened it; None for a ``basic.deliver``.
         self.method = method
         self.delivery_tag = delivery_tag
         self.redelivered = redelivered
+        #: The arguments of the ``basic.deliver``.
+        self.deliver = deliver
         #: Bytes still to come; -1 until the content header told the size.
         self.missing = -1
         #: The size of a body that is too large to be collected; 0 for one that is collected.
@@ -232,6 +244,21 @@ class Decoder:
         self._need = 0
         #: Per channel, the message whose content is arriving.
         self._contents: dict[int, _Content] = {}
+        #: The arguments of the ``basic.deliver`` that is handled, or was handled last.
+        self._deliver = b""
+
+    def routing(self) -> tuple[str, str]:
+        """The exchange and the routing key that the message being handled was published with.
+
+        Few deliveries need it, so it is read from the frame when one does. Of a frame that is too
+        short for them it gives what there is.
+        """
+        rest = self._deliver
+        rest = rest[1 + int.from_bytes(rest[:1], "big") + 9 :]
+        end = 1 + int.from_bytes(rest[:1], "big")
+        exchange, rest = rest[1:end], rest[end:]
+        key = rest[1 : 1 + int.from_bytes(rest[:1], "big")]
+        return exchange.decode(errors="replace"), key.decode(errors="replace")
 
     def feed(self, data: bytes) -> None:
         """Handle every frame that is whole now.
@@ -299,6 +326,7 @@ class Decoder:
                                 and data[body_at - 1] == data[done - 1] == _END
                                 and channel not in contents
                             ):
+                                self._deliver = data[at + 11 : after - 1]
                                 handler.handle_delivery(
                                     channel,
                                     delivery_tag,
@@ -307,7 +335,10 @@ class Decoder:
                                 )
                                 at = done
                                 continue
-                    self._open_content(channel, _Content(None, delivery_tag, redelivered != 0))
+                    deliver = data[at + 11 : after - 1]
+                    self._open_content(
+                        channel, _Content(None, delivery_tag, redelivered != 0, deliver)
+                    )
                 elif method_id == _ACK and size == 13:
                     delivery_tag, multiple = _tag_and_bit.unpack_from(data, at + 11)
                     handler.handle_confirm(channel, delivery_tag, multiple != 0)
@@ -382,6 +413,7 @@ class Decoder:
             return
         body = content.parts[0] if len(content.parts) == 1 else b"".join(content.parts)
         if content.method is None:
+            self._deliver = content.deliver
             self._handler.handle_delivery(channel, content.delivery_tag, content.redelivered, body)
         else:
             self._handler.handle_content(channel, content.method, body)

@@ -361,6 +361,10 @@ class Protocol(asyncio.Protocol):
         if resumed is not None and not resumed.done():
             resumed.set_result(None)
 
+    def routing(self) -> tuple[str, str]:
+        """The exchange and routing key of the delivery that is being handled."""
+        return self._decoder.routing()
+
     # FrameHandler
 
     def handle_delivery(

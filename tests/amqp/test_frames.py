@@ -564,3 +564,33 @@ def test_oversized_return_is_passed_over() -> None:
     returned = pamqp.commands.Basic.Return(312, "NO_ROUTE", "", "q")
     decoder.feed(content(1, returned, bytes(11)) + content(1, returned, bytes(10)))
     assert [event[4] for event in recorder.events] == [bytes(10)]
+
+
+@pytest.mark.parametrize("size", [10, 0])
+@pytest.mark.parametrize("cut", [None, 1, 30])
+def test_routing(size: int, cut: int | None) -> None:
+    """While a message is handled, the decoder tells what it was published with."""
+    told: list[tuple[str, str]] = []
+
+    class Asker(Recorder):
+        def handle_delivery(self, *args: object) -> None:
+            told.append(decoder.routing())
+
+    decoder = Decoder(Asker(), 4096)
+    expected = []
+    for tag, (exchange, key) in enumerate([("groups", "room"), ("", "q"), ("x" * 127, "y" * 255)]):
+        deliver = pamqp.commands.Basic.Deliver("tag" * tag, tag + 1, False, exchange, key)
+        data = content(1, deliver, b"x" * size)
+        for at in range(0, len(data), cut or len(data)):
+            decoder.feed(data[at : at + (cut or len(data))])
+        expected.append((exchange, key))
+    assert told == expected
+
+
+@given(st.binary(max_size=20))
+def test_routing_of_nonsense(arguments: bytes) -> None:
+    """A basic.deliver that is too short has nothing to tell, and breaks nothing."""
+    decoder = Decoder(Recorder())
+    decoder._deliver = arguments
+    exchange, key = decoder.routing()
+    assert len(exchange) + len(key) <= len(arguments)
