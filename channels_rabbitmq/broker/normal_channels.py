@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import enum
 import logging
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -37,6 +38,7 @@ from ..errors import (
 from ..local.background import Background
 from ..local.state import LocalState
 from ..log import RateLimitedWarning
+from ..wire.encryption import OutOfPlace
 from ..wire.messages import CHANNEL_KEY, BadMessage, Message
 from ..wire.names import group_key
 from ..wire.serializers import Codec
@@ -244,7 +246,7 @@ class NormalChannels:
         consumer = self._consumers.get(name)
         if consumer is None or self._phase is _Phase.CLOSED:
             return
-        message = None if redelivered else self._decode(name, body)
+        message = None if redelivered else self._decode(name, amqp_channel, body)
         if message is not None:
             waiting = sum(not waiter.done() for waiter in self._mailboxes.box(name).waiters)
             if waiting <= 1:
@@ -255,17 +257,30 @@ class NormalChannels:
         if message is not None:
             self._mailboxes.hold(name, message, body, self._loop.time())
 
-    def _decode(self, name: str, body: bytes) -> Message | None:
+    def _decode(self, name: str, amqp_channel: Channel, body: bytes) -> Message | None:
         codec = self._codec
         try:
-            plain = body if codec.decrypt is None else codec.decrypt(body)
+            plain = body if codec.decrypt_normal is None else codec.decrypt_normal(body)
             kind, receiver, message = codec.decode(plain)
-            if kind == CHANNEL_KEY and receiver != name:
-                raise BadMessage("it is for another channel")
+            if kind == CHANNEL_KEY:
+                if receiver != name:
+                    raise BadMessage("it is for another channel")
+            elif codec.decrypt_normal is not None:
+                self._require_sent_to_group(receiver, amqp_channel)
         except BadMessage as err:
             self._on_bad_message(body, err)
             return None
         return message
+
+    def _require_sent_to_group(self, group: str, amqp_channel: Channel) -> None:
+        """Raise unless an encrypted message to a group came by that group's binding.
+
+        Whether the channel is in the group, only RabbitMQ knows. A copy that was published to the
+        queue, or to a group that the channel is in, has another route.
+        """
+        options = self._options
+        if amqp_channel.routing() != (options.groups_exchange, group_key(options.prefix, group)):
+            raise OutOfPlace("it was encrypted for a group, and sent to something else")
 
     # Groups
 
@@ -402,7 +417,11 @@ class NormalChannels:
         for name, delivery in self._mailboxes.take_all(self._loop.time()):
             await self._queues.ensure(topology, name)
             queue = queue_name(self._options.prefix, name)
-            await topology.publish_mandatory("", queue, delivery.body)
+            body = delivery.body
+            if self._codec.decrypt_normal is not None and delivery.message is not None:
+                # What was sent to a group is refused where it comes by another way.
+                body = self._codec.encode(CHANNEL_KEY, name, delivery.message, sys.maxsize)
+            await topology.publish_mandatory("", queue, body)
 
     def stop(self) -> None:
         """Touch nothing any more: it is over here, or another loop takes over. On any thread."""

@@ -10,6 +10,7 @@ import binascii
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from django.core.exceptions import ImproperlyConfigured
@@ -44,6 +45,8 @@ class Codec:
     encode: Encode
     #: Makes a body plain; None where bodies are plain already. Raises BadMessage.
     decrypt: Callable[[bytes], bytes] | None
+    #: The same for normal channels, whose messages wait nowhere but in their queues.
+    decrypt_normal: Callable[[bytes], bytes] | None
     #: Reads a plain body.
     decode: Decode
 
@@ -72,11 +75,16 @@ def make_codec(options: Options) -> Codec:
             encode = messages.encoder(serialize)
             decode = messages.decoder(serializer.deserialize, "deserialize() raised")
     if not options.symmetric_encryption_keys:
-        return Codec(encode, None, decode)
-    cipher = Cipher(options.symmetric_encryption_keys)
+        return Codec(encode, None, None, decode)
+    cipher = Cipher(options.symmetric_encryption_keys, options.prefix)
     # max_message_size is for what travels, so it is checked after encryption.
     encode = messages.encoder(lambda message: cipher.encrypt(serialize(message)))
-    return Codec(encode, cipher.decrypt, decode)
+    return Codec(
+        encode,
+        partial(cipher.decrypt, most_age=options.expiry + options.local_expiry),
+        partial(cipher.decrypt, most_age=options.expiry),
+        decode,
+    )
 
 
 # JSON

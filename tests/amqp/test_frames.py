@@ -566,6 +566,9 @@ def test_oversized_return_is_passed_over() -> None:
     assert [event[4] for event in recorder.events] == [bytes(10)]
 
 
+# Routing
+
+
 @pytest.mark.parametrize("size", [10, 0])
 @pytest.mark.parametrize("cut", [None, 1, 30])
 def test_routing(size: int, cut: int | None) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from contextlib import ExitStack
 
 import pamqp.commands
 import pytest
 
+from channels_rabbitmq.wire import encryption
 from tests.helpers.processes import Process, running
 from tests.helpers.rabbit import MakeLayer
 from tests.helpers.waiting import until
@@ -120,6 +122,70 @@ async def test_normal_channels_and_flush(make_layer: MakeLayer) -> None:
     assert await first.group_members("g") == [channel]
     await first.flush()
     assert await second.group_members("g") == []
+
+
+KEYS = {"symmetric_encryption_keys": ["secret"]}
+
+
+async def test_a_recorded_message_elsewhere(
+    make_layer: MakeLayer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a spy recorded of a group is taken in no other project, nor by a normal channel."""
+    layer, other = make_layer(**KEYS), make_layer(prefix="other", **KEYS)
+    theirs = await other.new_channel()
+    await other.group_add("g", theirs)
+    connection, queue = await spy_on(layer, "g")
+    await layer.group_send("g", {"n": "recorded"})
+    await layer.send("jobs", {"n": 1})
+    assert await layer.receive("jobs") == {"n": 1}
+    async with connection.acking_consumer(queue) as consumer:  # type: ignore[attr-defined]
+        body, _ = await consumer.next_delivery()
+    with caplog.at_level(logging.WARNING):
+        publish = connection.publish  # type: ignore[attr-defined]
+        await publish(body, exchange_name="groups", routing_key="other:g")
+        await publish(body, exchange_name="", routing_key="asgi.channel::jobs")
+        await layer.send("jobs", {"n": 2})
+        assert await layer.receive("jobs") == {"n": 2}
+        await other.group_send("g", {"n": 3})
+        assert await other.receive(theirs) == {"n": 3}
+    assert "it was encrypted for another prefix" in caplog.text
+    assert "it was encrypted for a group, and sent to something else" in caplog.text
+
+
+async def test_a_recorded_message_later(
+    make_layer: MakeLayer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused once no message can be that old."""
+    clock, later = time.time, 0
+    monkeypatch.setattr(encryption.time, "time", lambda: clock() + later)
+    layer = make_layer(expiry=10, local_expiry=20, **KEYS)
+    channel = await layer.new_channel()
+    await layer.group_add("g", channel)
+    connection, queue = await spy_on(layer, "g")
+    await layer.group_send("g", {"n": 1})
+    assert await layer.receive(channel) == {"n": 1}
+    async with connection.acking_consumer(queue) as consumer:  # type: ignore[attr-defined]
+        body, _ = await consumer.next_delivery()
+    later = 332
+    await connection.publish(body, exchange_name="groups", routing_key="g")  # type: ignore[attr-defined]
+    await layer.group_send("g", {"n": 2})
+    assert await layer.receive(channel) == {"n": 2}
+    assert "it was encrypted too long ago" in caplog.text
+
+
+async def test_a_normal_channel_in_a_group(make_layer: MakeLayer) -> None:
+    """It gets the group's messages, also those that a closing process gives back."""
+    first, second = make_layer(**KEYS), make_layer(**KEYS)
+    await first.group_add("g", "jobs")
+    await first.group_send("g", {"n": 1})
+    assert await second.receive("jobs") == {"n": 1}
+    loop_layer = second._owner._loop_layer
+    assert loop_layer is not None
+    body = second._encode("__asgi_group__", "g", {"n": 2}, 1000)
+    # As if the call that it was delivered for had been cancelled.
+    loop_layer.local.normal.put_back("jobs", {"n": 2}, body, loop_layer.loop.time())
+    await second.close()
+    assert await first.receive("jobs") == {"n": 2}
 
 
 @pytest.mark.timeout(180)

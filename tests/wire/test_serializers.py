@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 
 import pytest
 from channels.exceptions import MessageTooLarge
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from channels_rabbitmq.config.options import Options
 from channels_rabbitmq.wire import messages
-from channels_rabbitmq.wire.encryption import NotDecrypted, NotEncrypted
+from channels_rabbitmq.wire.encryption import NotDecrypted, NotEncrypted, OutOfPlace
 from channels_rabbitmq.wire.messages import CHANNEL_KEY, GROUP_KEY, BadMessage
 from channels_rabbitmq.wire.serializers import (
     BYTES_KEY,
@@ -139,6 +140,24 @@ class TestJson:
         with pytest.raises(ValueError, match="nested too deeply"):
             encode_json(GROUP_KEY, "g", message, MEGABYTE)
 
+    def test_age(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A message of a normal channel is refused earlier: it waits nowhere but in its queue."""
+        now = time.time()
+        monkeypatch.setattr("channels_rabbitmq.wire.encryption.time.time", lambda: now)
+        made = codec(symmetric_encryption_keys=["a"], expiry=100, local_expiry=50)
+        assert made.decrypt is not None
+        assert made.decrypt_normal is not None
+        body = made.encode(GROUP_KEY, "g", {}, MEGABYTE)
+        now += 398
+        assert made.decrypt_normal(body) == made.decrypt(body)
+        now += 4
+        with pytest.raises(OutOfPlace):
+            made.decrypt_normal(body)
+        made.decrypt(body)
+        now += 50
+        with pytest.raises(OutOfPlace):
+            made.decrypt(body)
+
     def test_too_large(self) -> None:
         """The limit is for the bytes that travel."""
         size = len(encode_json(GROUP_KEY, "g", {"a": "x"}, MEGABYTE))
@@ -222,6 +241,23 @@ class TestEncryption:
         assert b"key" not in body
         assert made.decrypt is not None
         assert made.decode(made.decrypt(body)) == (GROUP_KEY, "the-group", {"key": "the-text"})
+
+    def test_age(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A message of a normal channel is refused earlier: it waits nowhere but in its queue."""
+        made = codec(symmetric_encryption_keys=["a"], expiry=100, local_expiry=50)
+        now = time.time()
+        body = made.encode(GROUP_KEY, "g", {}, MEGABYTE)
+        assert made.decrypt is not None
+        assert made.decrypt_normal is not None
+        monkeypatch.setattr(time, "time", lambda: now + 440)
+        with pytest.raises(OutOfPlace):
+            codec(symmetric_encryption_keys=["a"], expiry=100).decrypt_normal(body)  # type: ignore[misc]
+        aged = codec(symmetric_encryption_keys=["a"], expiry=100, local_expiry=50)
+        aged.decrypt(body)  # type: ignore[misc]
+        monkeypatch.setattr(time, "time", lambda: now + 460)
+        aged = codec(symmetric_encryption_keys=["a"], expiry=100, local_expiry=50)
+        with pytest.raises(OutOfPlace):
+            aged.decrypt(body)  # type: ignore[misc]
 
     def test_too_large(self) -> None:
         """The limit is for the bytes that travel, which are more."""
