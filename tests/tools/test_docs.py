@@ -318,6 +318,31 @@ def test_every_error_is_documented() -> None:
 # The architecture
 
 
+def test_every_module_is_on_the_map() -> None:
+    """The page on architecture names every module in the folders of the package, and no other."""
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    modules = {
+        f"{path.parent.name}/{path.name}"
+        for folder in folders
+        for path in (PACKAGE / folder).glob("*.py")
+        if path.name != "__init__.py"
+    }
+    rows = table("docs/architecture.rst", "modules-table")
+    named = {text for row in rows for text in literals(row[0])}
+    unnamed = modules - named
+    # Small helpers of one folder, which its other modules explain.
+    assert unnamed <= {path for path in modules if path.startswith(("amqp/", "config/", "wire/"))}
+    assert named <= modules
+
+
+def test_every_promise_is_proven() -> None:
+    """The page on architecture names, for every promise, the file of tests that proves it."""
+    rows = table("docs/architecture.rst", "promises-table")
+    named = [text for row in rows for text in literals(row[1])]
+    assert len(named) == len(rows)
+    assert all((ROOT / "tests" / "rabbitmq" / name).exists() for name in named)
+
+
 def test_lifecycle_is_documented() -> None:
     """The table of states is that of the code."""
     documented = {
