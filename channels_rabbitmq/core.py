@@ -21,7 +21,14 @@ from django.core.exceptions import ImproperlyConfigured
 from .amqp.futures import retrieve
 from .config.options import DEFAULT_HOST, Config, Options, OtherOptions
 from .connection import Connection
-from .errors import AmqpError, ChannelClosedByServer, LoopEnded, NotConnected, ServerSentNack
+from .errors import (
+    AmqpError,
+    ChannelClosed,
+    ChannelClosedByServer,
+    LoopEnded,
+    NotConnected,
+    ServerSentNack,
+)
 from .layer import receiving
 from .layer.loop_layer import LoopLayer
 from .layer.owner import Owner
@@ -131,9 +138,9 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         A normal channel (one without ``!``) keeps it for whichever process receives first.
 
         Raises :class:`channels.exceptions.ChannelFull` if the receiving process, or the normal
-        channel, stores no more,
-        :class:`~channels_rabbitmq.errors.NotConnected` (a ChannelFull) if RabbitMQ did not answer
-        within ``send_timeout``, :class:`channels.exceptions.MessageTooLarge`, and
+        channel, stores no more, or its queue is not reached,
+        :class:`~channels_rabbitmq.errors.NotConnected` (a ChannelFull) if RabbitMQ did not confirm
+        the message within ``send_timeout``, :class:`channels.exceptions.MessageTooLarge`, and
         :class:`TypeError` or :class:`ValueError` for a message that cannot be sent.
         """
         queue_name, mark, _ = require_address(channel).partition("!")
@@ -144,8 +151,10 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
             else:
                 await self._owner.run(LoopLayer.send_normal, channel, body, repeat=False)
         except ServerSentNack:
+            # The nack is the same where the node is down that has the queue.
             raise exceptions.ChannelFull(
-                f"Queue {queue_name} is full (remote_capacity {self.options.remote_capacity})"
+                f"Queue {queue_name} is full (remote_capacity {self.options.remote_capacity}), "
+                "or not reached"
             ) from None
         except _NOT_SENT as err:
             if not mark and isinstance(err, ChannelClosedByServer):
@@ -237,7 +246,9 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         """Send a message to every channel in a group; return once RabbitMQ has it.
 
         Processes that store no more miss it, as do all while RabbitMQ is away; a warning says so.
-        Raises what :meth:`send` raises for a message that cannot be sent, and never ChannelFull.
+        Raises what :meth:`send` raises for a message that cannot be sent, and no ChannelFull; but
+        with ``group_send_raises`` :class:`~channels_rabbitmq.errors.NotConnected`, where RabbitMQ
+        did not confirm the message.
         """
         require_group(group)
         options = self.options
@@ -249,19 +260,19 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
             )
         except ServerSentNack:
             self._warn_group_send(
-                "Message to group %s dropped for at least one process: its queue is full "
-                "(remote_capacity %d)",
+                "Message to group %s not taken for at least one process: its queue is full "
+                "(remote_capacity %d), or not reached",
                 group,
                 options.remote_capacity,
             )
-        except LoopEnded:
-            self._warn_group_send(
-                "Message to group %s perhaps dropped: its event loop ended meanwhile", group
-            )
         except _NOT_SENT as err:
-            self._warn_group_send(
-                "Message to group %s dropped: %s", group, self._not_connected(err)
-            )
+            error = self._not_connected(err)
+            if options.group_send_raises:
+                raise error from None
+            if error.sent:
+                self._warn_group_send("Message to group %s not confirmed: %s", group, error)
+            else:
+                self._warn_group_send("Message to group %s dropped: %s", group, error)
 
     async def send_group(self, group: str, message: Mapping[str, Any]) -> None:
         """The same as :meth:`group_send`."""
@@ -346,8 +357,12 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
                 f"({self.options.send_timeout:g} s)"
             )
         if isinstance(error, LoopEnded):
-            return NotConnected("the event loop of the connection ended meanwhile")
-        return NotConnected("the connection to RabbitMQ ended meanwhile")
+            return NotConnected(
+                "the event loop of the connection ended meanwhile", sent=error.started
+            )
+        return NotConnected(
+            "the connection to RabbitMQ ended meanwhile", sent=not isinstance(error, ChannelClosed)
+        )
 
 
 class _CurrentConnection:

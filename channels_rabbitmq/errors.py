@@ -29,7 +29,7 @@
         LoopEnded                            internal: never reaches users
         IllegalTransition                    a bug in this package; also a RuntimeError
 
-    channels.exceptions.ChannelFull          send(): the receiving process stores no more
+    channels.exceptions.ChannelFull          send(): the receiver stores no more, or is not reached
     channels.exceptions.MessageTooLarge      send(), group_send(): more than max_message_size
     channels.exceptions.StopConsumer         every method, after close()
     django.core.exceptions.ImproperlyConfigured   a wrong option, when the layer is made
@@ -92,6 +92,11 @@ class NotConnected(RabbitmqError, ChannelFull):  # type: ignore[misc]  # Channel
     It is a :class:`channels.exceptions.ChannelFull`, so that handlers of that serve. Whether a
     message that was already on its way arrives is not known; it is never sent twice.
     """
+
+    def __init__(self, text: str = "", *, sent: bool = False) -> None:
+        super().__init__(text)
+        #: Whether the message was on its way already, so that it may arrive.
+        self.sent = sent
 
 
 class NotAnswered(RabbitmqError, TimeoutError):

@@ -116,9 +116,9 @@ async def test_rabbitmq_is_away(layer: RabbitmqChannelLayer) -> None:
     [
         pytest.param(
             ServerSentNack(),
-            "Queue channels_a is full (remote_capacity 100)",
-            "Message to group room dropped for at least one process: its queue is full "
-            "(remote_capacity 100)",
+            "Queue channels_a is full (remote_capacity 100), or not reached",
+            "Message to group room not taken for at least one process: its queue is full "
+            "(remote_capacity 100), or not reached",
             id="full",
         ),
         pytest.param(
@@ -126,6 +126,12 @@ async def test_rabbitmq_is_away(layer: RabbitmqChannelLayer) -> None:
             "RabbitMQ takes no messages: an alarm",
             "Message to group room dropped: RabbitMQ takes no messages: an alarm",
             id="alarm",
+        ),
+        pytest.param(
+            NotConnected("RabbitMQ did not confirm the message", sent=True),
+            "RabbitMQ did not confirm the message",
+            "Message to group room not confirmed: RabbitMQ did not confirm the message",
+            id="late",
         ),
         pytest.param(
             TimeoutError(),
@@ -137,7 +143,7 @@ async def test_rabbitmq_is_away(layer: RabbitmqChannelLayer) -> None:
         pytest.param(
             ConnectionClosed("reset"),
             "the connection to RabbitMQ ended meanwhile",
-            "Message to group room dropped: the connection to RabbitMQ ended meanwhile",
+            "Message to group room not confirmed: the connection to RabbitMQ ended meanwhile",
             id="lost",
         ),
         pytest.param(
@@ -149,7 +155,7 @@ async def test_rabbitmq_is_away(layer: RabbitmqChannelLayer) -> None:
         pytest.param(
             LoopEnded(started=True),
             "the event loop of the connection ended meanwhile",
-            "Message to group room perhaps dropped: its event loop ended meanwhile",
+            "Message to group room not confirmed: the event loop of the connection ended meanwhile",
             id="loop",
         ),
     ],
@@ -175,6 +181,29 @@ async def test_why_a_message_was_not_taken(
     with caplog.at_level(logging.WARNING, "channels_rabbitmq.core"):
         await layer.group_send("room", {"n": 1})
     assert caplog.messages == [warning]
+
+
+@pytest.mark.parametrize(
+    ("error", "sent"),
+    [(TimeoutError(), False), (ConnectionClosed(), True), (LoopEnded(started=False), False)],
+)
+async def test_group_send_raises(
+    error: Exception, sent: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the option, only a queue that took no message is left to a warning."""
+    layer = RabbitmqChannelLayer(AWAY, group_send_raises=True)
+    errors = iter([ServerSentNack(), error])
+
+    async def refuse(*args: object, **kwargs: object) -> None:
+        raise next(errors)
+
+    monkeypatch.setattr(layer._owner, "run", refuse)
+    with caplog.at_level(logging.WARNING, "channels_rabbitmq.core"):
+        await layer.group_send("room", {"n": 1})
+    assert "not taken for at least one process" in caplog.text
+    with pytest.raises(NotConnected) as caught:
+        await layer.group_send("room", {"n": 1})
+    assert caught.value.sent is sent
 
 
 async def test_the_connection_is_lazy(layer: RabbitmqChannelLayer) -> None:

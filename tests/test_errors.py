@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pickle
 import pkgutil
 import socket
 import ssl
@@ -76,6 +77,14 @@ def test_module_exports_its_tree() -> None:
 def test_not_connected_is_channel_full() -> None:
     """Handlers of ChannelFull serve when RabbitMQ is away."""
     assert issubclass(NotConnected, ChannelFull)
+
+
+def test_not_connected_tells_whether_it_was_sent() -> None:
+    """It does so across processes too, as where a task's result is an exception."""
+    assert not NotConnected("away").sent
+    late = pickle.loads(pickle.dumps(NotConnected("not confirmed", sent=True)))
+    assert late.sent
+    assert str(late) == "not confirmed"
 
 
 def test_not_answered_is_timeout_error() -> None:

@@ -131,23 +131,28 @@ class NormalChannels:
         :class:`.ChannelClosedByServer` if RabbitMQ refuses to make the queue.
         """
         self._note_use(name)
+        sent = False
         try:
             async with asyncio.timeout(self._options.send_timeout):
-                await self._send(name, body)
+                topology = await self._recovery.run(partial(self._prepare_to_publish, name))
+                sent = True
+                await self._publish(topology, name, body)
         except MessageReturned:
             raise NotConnected(f"the queue of channel {name} is deleted again and again") from None
         except ServerSentNack:
-            raise ChannelFull(f"Channel {name} is full ({self._queues.limit(name)})") from None
+            # The nack is the same where the node is down that has the queue.
+            raise ChannelFull(
+                f"Channel {name} is full ({self._queues.limit(name)}), or not reached"
+            ) from None
         except TimeoutError:
             timeout = self._options.send_timeout
             raise NotConnected(
-                f"RabbitMQ did not answer within send_timeout ({timeout:g} s)"
+                f"RabbitMQ did not answer within send_timeout ({timeout:g} s)", sent=sent
             ) from None
         except _ENDED:
-            raise NotConnected("the connection to RabbitMQ ended meanwhile") from None
+            raise NotConnected("the connection to RabbitMQ ended meanwhile", sent=sent) from None
 
-    async def _send(self, name: str, body: bytes) -> None:
-        topology = await self._recovery.run(partial(self._prepare_to_publish, name))
+    async def _publish(self, topology: Topology, name: str, body: bytes) -> None:
         queue = queue_name(self._options.prefix, name)
         try:
             await topology.publish_mandatory("", queue, body)

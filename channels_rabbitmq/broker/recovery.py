@@ -32,9 +32,9 @@ _T = TypeVar("_T")
 
 logger = logging.getLogger(__name__)
 
-#: Seconds before connecting again: about the first, doubled each time, up to about the second.
+#: Seconds before connecting again: about this, then twice as long each time, up to
+#: ``max_reconnect_delay``.
 FIRST_DELAY = 0.5
-LONGEST_DELAY = 30.0
 #: Seconds for RabbitMQ to answer when the recovery ends along with its event loop.
 _LEAVE_TIMEOUT = 1.0
 
@@ -86,15 +86,17 @@ class Listener(Interface):
         """Give up: the recovery was not closed, but cancelled along with all tasks of its loop."""
 
 
-def delays(uniform: Callable[[float, float], float] = random.uniform) -> Iterator[float]:
+def delays(
+    longest: float, uniform: Callable[[float, float], float] = random.uniform
+) -> Iterator[float]:
     """Seconds to wait before each new attempt: growing, with jitter, never ending.
 
     The jitter keeps the processes of a site from coming back all at once.
     """
-    delay = FIRST_DELAY
+    delay = min(FIRST_DELAY, longest)
     while True:
         yield delay * uniform(0.5, 1.0)
-        delay = min(2 * delay, LONGEST_DELAY)
+        delay = min(2 * delay, longest)
 
 
 class Recovery:
@@ -116,6 +118,9 @@ class Recovery:
         self._live: asyncio.Future[Topology] = self._loop.create_future()
         #: The connection that is being made or used, or was last.
         self._protocol: Protocol | None = None
+        self._delays = delays(options.max_reconnect_delay)
+        #: Seconds from the end of the latest attempt, or connection, to the next attempt.
+        self._delay = 0.0
         self._warn_failed = RateLimitedWarning(logger)
         self._warn_lost = RateLimitedWarning(logger)
         self._task = self._loop.create_task(self._run())
@@ -245,19 +250,13 @@ class Recovery:
         self._state.move(RecoveryState.CLOSED)
 
     async def _keep_connected(self) -> None:
-        retries = delays()
         while self.state is RecoveryState.CONNECTING:
-            if await self._connect_and_use():
-                # It worked, however shortly: cuts in quick succession are no reason to stay away.
-                retries = delays()
+            await self._connect_and_use()
             if self.state is RecoveryState.CONNECTING:
-                await asyncio.sleep(next(retries))
+                await asyncio.sleep(self._delay)
 
-    async def _connect_and_use(self) -> bool:
-        """Try every address once, in random order; use the first topology that starts.
-
-        Return whether there was a live one.
-        """
+    async def _connect_and_use(self) -> None:
+        """Try every address once, in random order; use the first topology that starts."""
         candidates, failures = await self._resolve()
         for endpoint, address in candidates:
             protocol = self._protocol = Protocol(endpoint, self._loop)
@@ -278,9 +277,14 @@ class Recovery:
                 if not is_retryable(err):
                     logger.exception("A bug in channels_rabbitmq; connecting again")
             else:
-                return await self._use(topology)
-        self._warn_failed("Cannot connect to RabbitMQ; will try again. %s", "; ".join(failures))
-        return False
+                await self._use(topology)
+                return
+        self._delay = next(self._delays)
+        self._warn_failed(
+            "Cannot connect to RabbitMQ; will try again in %.1f s. %s",
+            self._delay,
+            "; ".join(failures),
+        )
 
     async def _resolve(self) -> tuple[list[tuple[Endpoint, str]], list[str]]:
         """Every address of every endpoint, in random order, and what could not be resolved."""
@@ -297,13 +301,15 @@ class Recovery:
         random.shuffle(found)
         return found, failures
 
-    async def _use(self, topology: Topology) -> bool:
-        """Offer the topology until it ends, then close its connection; whether it was live."""
-        live = self.state is RecoveryState.CONNECTING and not topology.ended.done()
-        if live:
+    async def _use(self, topology: Topology) -> None:
+        """Offer the topology until it ends, then close its connection."""
+        if self.state is RecoveryState.CONNECTING and not topology.ended.done():
+            # It works, however shortly: cuts in quick succession are no reason to stay away.
+            self._delays = delays(self._options.max_reconnect_delay)
             self._offer(topology)
         reason = await topology.ended
         self.topology = None
+        self._delay = next(self._delays)
         if self.state in (RecoveryState.LIVE, RecoveryState.CUT):
             self._live = self._loop.create_future()
         if self.state is RecoveryState.LIVE:
@@ -313,11 +319,12 @@ class Recovery:
             if reason is None:
                 logger.info("The connection to RabbitMQ was closed; connecting again")
             else:
-                self._warn_lost("Lost RabbitMQ; connecting again. %s", describe(reason))
+                self._warn_lost(
+                    "Lost RabbitMQ; connecting again in %.1f s. %s", self._delay, describe(reason)
+                )
         topology.protocol.close()
         with contextlib.suppress(OSError, AmqpError):
             await asyncio.shield(topology.protocol.closed)
-        return live
 
     def _offer(self, topology: Topology) -> None:
         self._state.move(RecoveryState.LIVE)

@@ -254,7 +254,8 @@ class Topology:
                 self._loop.time(),
                 timeout - 2 * interval,
                 NotConnected(
-                    f"RabbitMQ did not confirm the message within send_timeout ({timeout:g} s)"
+                    f"RabbitMQ did not confirm the message within send_timeout ({timeout:g} s)",
+                    sent=True,
                 ),
             )
             self._timers.call_later(interval, self._watch_confirms)

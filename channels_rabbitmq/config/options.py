@@ -80,6 +80,16 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
         "send_timeout": Option(
             10, parsers.seconds, "most seconds that any call waits for RabbitMQ"
         ),
+        "max_reconnect_delay": Option(
+            5,
+            parsers.seconds,
+            "most seconds between two attempts to connect; the first comes after about 0.5",
+        ),
+        "group_send_raises": Option(
+            False,
+            parsers.flag,
+            "whether group_send() raises NotConnected where RabbitMQ did not take the message",
+        ),
         "max_message_size": Option(
             16 * 1024 * 1024,  # the limit of RabbitMQ 4
             parsers.whole(1, parsers.MOST_MESSAGE_BYTES),
@@ -133,6 +143,8 @@ class OtherOptions(TypedDict, total=False):
     remote_capacity: int
     groups_exchange: str
     send_timeout: float
+    max_reconnect_delay: float
+    group_send_raises: bool
     max_message_size: int
     prefix: str
     group_expiry: int
@@ -162,6 +174,8 @@ class Options:
     remote_capacity: int
     groups_exchange: str
     send_timeout: float
+    max_reconnect_delay: float
+    group_send_raises: bool
     max_message_size: int
     prefix: str
     group_expiry: int

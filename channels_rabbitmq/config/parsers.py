@@ -90,6 +90,13 @@ def seconds_or_none(name: str, value: object) -> float | None:
     return None if value is None else seconds(name, value)
 
 
+def flag(name: str, value: object) -> bool:
+    """A bool, and nothing that only looks like one: any text but the empty one would be true."""
+    if not isinstance(value, bool):
+        raise _wrong(name, value, "True or False")
+    return value
+
+
 def whole(least: int, most: int) -> Callable[[str, object], int]:
     """Make the parser for whole numbers of a range."""
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import re
 import struct
 import threading
 from collections.abc import Iterator
@@ -20,7 +21,6 @@ from pamqp.commands import Basic, Connection, Queue
 from channels_rabbitmq.amqp.frames import Method
 from channels_rabbitmq.broker import recovery as module
 from channels_rabbitmq.broker.recovery import (
-    LONGEST_DELAY,
     RECOVERY_MOVES,
     RecoveryState,
     delays,
@@ -48,23 +48,28 @@ class TestDelays:
         monkeypatch.undo()
 
     def test_grow_to_the_longest(self) -> None:
-        """Without jitter they double from half a second up to thirty seconds, and stay there."""
-        found = list(itertools.islice(delays(lambda low, high: high), 9))
-        assert found == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+        """Without jitter they double from half a second up to the longest, and stay there."""
+        found = list(itertools.islice(delays(5, lambda low, high: high), 6))
+        assert found == [0.5, 1, 2, 4, 5, 5]
+        found = list(itertools.islice(delays(0.2, lambda low, high: high), 2))
+        assert found == [0.2, 0.2]
 
     def test_jitter_spreads_processes(self) -> None:
         """Processes that lost RabbitMQ at the same moment do not come back at the same moment."""
-        assert len({next(delays()) for _ in range(50)}) > 40
+        assert len({next(delays(5)) for _ in range(50)}) > 40
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
-def test_delays_stay_in_bounds(parts: list[float]) -> None:
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.floats(0.001, 100))
+def test_delays_stay_in_bounds(parts: list[float], longest: float) -> None:
     """Whatever the jitter, no delay is under half of the first or over the longest."""
     drawn = iter(parts)
     found = list(
-        itertools.islice(delays(lambda low, high: low + next(drawn) * (high - low)), len(parts))
+        itertools.islice(
+            delays(longest, lambda low, high: low + next(drawn) * (high - low)), len(parts)
+        )
     )
-    assert all(module.FIRST_DELAY / 2 <= delay <= LONGEST_DELAY for delay in found)
+    least = min(module.FIRST_DELAY, longest) / 2
+    assert all(least <= delay <= longest for delay in found)
     assert len(found) == len(parts)
 
 
@@ -101,7 +106,9 @@ class TestConnecting:
             assert here.events == ["started", "ended", "started"]
             assert rabbit.bound() == {"room": [here.queue_name]}
         assert caplog.text.count("Connected to RabbitMQ at 127.0.0.1") == 2
-        assert "Lost RabbitMQ; connecting again. RabbitMQ closed the socket" in caplog.text
+        assert re.search(
+            r"Lost RabbitMQ; connecting again in 0\.\d s\. RabbitMQ closed the socket", caplog.text
+        )
 
     async def test_cuts_in_quick_succession(
         self, rabbit: FakeRabbit, port: int, monkeypatch: pytest.MonkeyPatch
@@ -109,8 +116,8 @@ class TestConnecting:
         """Each time that it worked, the delays begin anew; only failures make them grow."""
         drawn: list[float] = []
 
-        def record() -> Iterator[float]:
-            for delay in delays(lambda low, high: high):
+        def record(longest: float) -> Iterator[float]:
+            for delay in delays(longest, lambda low, high: high):
                 drawn.append(delay)
                 yield delay
 
@@ -168,7 +175,7 @@ class TestConnecting:
         rabbit.refuse = lambda method: None
         await here.recovery.wait_topology()
         await here.close()
-        assert caplog.text.count("Cannot connect to RabbitMQ; will try again.") == 1
+        assert caplog.text.count("Cannot connect to RabbitMQ; will try again in 0.") == 1
         assert f"127.0.0.1:{port}//" not in caplog.text
         assert f"127.0.0.1:{port}/%2F: RabbitMQ closed the channel: 403" in caplog.text
 

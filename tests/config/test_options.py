@@ -62,6 +62,8 @@ class TestDefaults:
             remote_capacity=100,
             groups_exchange="groups",
             send_timeout=10.0,
+            max_reconnect_delay=5.0,
+            group_send_raises=False,
             max_message_size=16 * 1024 * 1024,
             prefix="",
             group_expiry=0,
@@ -111,16 +113,24 @@ class TestDefaults:
             options().expiry = 1  # type: ignore[misc]
 
 
+#: Options that are a number of seconds.
+SECONDS = ["expiry", "local_expiry", "send_timeout", "max_reconnect_delay"]
+
+
 class TestNumbers:
     """Numbers are checked for type and range, and stay what they are."""
 
-    @pytest.mark.parametrize("name", ["expiry", "local_expiry", "send_timeout"])
+    @pytest.mark.parametrize(
+        "name", ["expiry", "local_expiry", "send_timeout", "max_reconnect_delay"]
+    )
     @pytest.mark.parametrize("value", [0.001, 0.5, 1, 4294967.295])
     def test_seconds(self, name: str, value: float) -> None:
         """Seconds may be whole or not, from a millisecond to what RabbitMQ can keep."""
         assert getattr(options(**{name: value}), name) == value
 
-    @pytest.mark.parametrize("name", ["expiry", "local_expiry", "send_timeout"])
+    @pytest.mark.parametrize(
+        "name", ["expiry", "local_expiry", "send_timeout", "max_reconnect_delay"]
+    )
     @pytest.mark.parametrize(
         "value",
         [
@@ -175,6 +185,13 @@ class TestNumbers:
             assert "Option 'group_expiry' must be a whole number from 0" in error(
                 group_expiry=value
             )
+
+
+@pytest.mark.parametrize("value", [None, 0, 1, "no"])
+def test_group_send_raises(value: object) -> None:
+    """It is a bool: a text or a number is refused, whatever its truth."""
+    assert options(group_send_raises=True).group_send_raises is True
+    assert "Option 'group_send_raises' must be True or False" in error(group_send_raises=value)
 
 
 class TestGroupsExchange:

@@ -290,7 +290,7 @@ def _logged() -> Iterator[tuple[str, str]]:
             text = node.args[0]
             if isinstance(text, ast.Constant) and isinstance(text.value, str):
                 # "%s%s" leaves one "…", and so does a value at the end of a sentence.
-                yield level, re.sub(r"…+", "…", re.sub(r"%[sdgr]", "…", text.value))
+                yield level, re.sub(r"…+", "…", re.sub(r"%(?:\.\d)?[sdgrf]", "…", text.value))
 
 
 def test_every_log_line_is_documented() -> None:

@@ -41,6 +41,8 @@ EVERY_OPTION: Config = {
     "remote_capacity": 100,
     "groups_exchange": "groups",
     "send_timeout": 2.5,
+    "max_reconnect_delay": 1,
+    "group_send_raises": True,
     "max_message_size": 1024,
     "prefix": "project",
     "group_expiry": 86400,
