@@ -7,6 +7,7 @@ delivers. Reference: https://www.rabbitmq.com/docs/confirms
 from __future__ import annotations
 
 import asyncio
+import itertools
 from bisect import bisect
 from collections import deque
 
@@ -29,6 +30,9 @@ class PublisherConfirms:
         self._waiting: dict[int, asyncio.Future[None]] = {}
         #: ``(time, next delivery tag)`` recorded at each call of :meth:`expire`, oldest first.
         self._marks: deque[tuple[float, int]] = deque()
+        #: When the oldest publish was made that expired since the server last answered any; None
+        #: while all are answered in time.
+        self.unanswered_since: float | None = None
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -46,6 +50,7 @@ class PublisherConfirms:
 
     def ack(self, tag: int, multiple: bool) -> None:
         """The server took the message, or all up to it."""
+        self.unanswered_since = None
         if not multiple:
             future = self._waiting.pop(tag, None)
             if future is not None and not future.done():
@@ -57,6 +62,7 @@ class PublisherConfirms:
 
     def nack(self, tag: int, multiple: bool, error: Exception) -> None:
         """The server (or one of its queues) did not take the message, or all up to it."""
+        self.unanswered_since = None
         if multiple:
             futures = self._pop_through(tag)
         else:
@@ -69,17 +75,23 @@ class PublisherConfirms:
     def expire(self, now: float, limit: float, error: Exception) -> None:
         """Fail what was published longer than ``limit`` seconds ago and is not answered yet.
 
-        Times are known by when this was called, so call it often: one that was published after
-        a call counts as published then.
+        It is forgotten; an answer that comes late is passed over. Times are known by when this was
+        called, so call it often: one that was published after a call counts as published then.
         """
         self._marks.append((now, self._next_tag))
         while self._marks and self._marks[0][0] <= now - limit:
-            _, tag = self._marks.popleft()
-            for published, future in self._waiting.items():
-                if published >= tag:
-                    break
+            marked, tag = self._marks.popleft()
+            expired = list(itertools.takewhile(tag.__gt__, self._waiting))
+            if expired and self.unanswered_since is None:
+                self.unanswered_since = marked
+            for published in expired:
+                future = self._waiting.pop(published)
                 if not future.done():
                     future.set_exception(error)
+
+    def forget(self, tag: int) -> None:
+        """Keep a publish no longer: nobody waits for its answer."""
+        self._waiting.pop(tag, None)
 
     def fail_all(self, error: Exception) -> None:
         """No answer will come any more."""

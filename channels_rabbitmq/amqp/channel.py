@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import pamqp.commands
@@ -83,6 +84,8 @@ class Channel:
         self._on_oversized = on_oversized
         #: Calls without a reply so far, oldest first; None for a call that nobody waits for.
         self._replies: deque[asyncio.Future[Method] | None] = deque()
+        #: How many calls the server has answered.
+        self.answered = 0
         #: Publishes without a confirm so far.
         self.confirms = PublisherConfirms()
         #: Deliveries that are acknowledged at the end of this turn of the event loop.
@@ -172,9 +175,14 @@ class Channel:
         if mandatory:
             self._mandatory[tag] = (exchange, routing_key, body)
             self._max_mandatory = max(self._max_mandatory, len(body))
-            future.add_done_callback(lambda _: self._mandatory.pop(tag, None))
+            future.add_done_callback(partial(self._forget_mandatory, tag))
         wire.write(data)
         return future
+
+    def _forget_mandatory(self, tag: int, future: asyncio.Future[None]) -> None:
+        self._mandatory.pop(tag, None)
+        if future.cancelled():
+            self.confirms.forget(tag)
 
     def ack(self, delivery_tag: int) -> None:
         """Acknowledge a delivery. Nothing happens on a closed channel."""
@@ -268,6 +276,7 @@ class Channel:
         elif isinstance(method, pamqp.commands.Channel.Flow):
             self._wire.write(encode_method(self.number, pamqp.commands.Channel.FlowOk(True)))
         elif self._replies:
+            self.answered += 1
             future = self._replies.popleft()
             if future is not None and not future.done():
                 future.set_result(method)

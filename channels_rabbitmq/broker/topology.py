@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 
 import pamqp.commands
 
+from ..amqp.acknowledgements import PublisherConfirms
 from ..amqp.calls import Calls
 from ..amqp.channel import NO_LIMIT, Channel, OnDelivery, OnOversized
 from ..amqp.frames import Method
@@ -29,6 +30,13 @@ _VERIFY = (1.0, 30.0)
 #: Late confirms are looked for every ``send_timeout / 20`` seconds, so that ``send()`` fails
 #: before ``send_timeout``.
 _WATCH_PART = 20
+
+#: Seconds for RabbitMQ to answer a look after the queue, or one of the calls before it.
+_LOOK_TIMEOUT = 30.0
+#: After so many times ``send_timeout`` without a confirm for anything, and at least so many
+#: seconds, the connection is given up.
+_SILENT_TIMEOUTS = 3
+_LEAST_SILENCE = 5.0
 
 #: Seconds for each answer of RabbitMQ while a topology starts.
 _START_TIMEOUT = 30.0
@@ -205,7 +213,27 @@ class Topology:
                 else:
                     self._end(ConnectionClosed("RabbitMQ lost the consumer"))
 
-        self._binder.call(self._look()).add_done_callback(verified)
+        answer = self._binder.call(self._look())
+        answer.add_done_callback(verified)
+        self._expect(answer)
+
+    def _expect(self, answer: asyncio.Future[Method]) -> None:
+        """End unless the look after the queue is answered, or what was called before it.
+
+        A broker may hang and still send heartbeats. One with an alarm reads nothing, and cannot
+        answer.
+        """
+        answered = self._binder.answered
+
+        def look() -> None:
+            if answer.done():
+                return
+            if self.blocked is None and self._binder.answered == answered:
+                self._end(ConnectionClosed(f"RabbitMQ did not answer for {_LOOK_TIMEOUT:g} s"))
+            else:
+                self._expect(answer)
+
+        self._timers.call_later(_LOOK_TIMEOUT, look)
 
     # Publishing
 
@@ -247,7 +275,10 @@ class Topology:
         """Fail publishes that are not confirmed in time, with one timer for all of them."""
         interval = self._options.send_timeout / _WATCH_PART
         confirms = self._publisher.confirms
-        self._watches_confirms = bool(confirms) and not self.ended.done()
+        if self.blocked is not None:
+            confirms.unanswered_since = None  # it cannot confirm what it does not read
+        waiting = bool(confirms) or confirms.unanswered_since is not None
+        self._watches_confirms = waiting and not self.ended.done()
         if self._watches_confirms:
             timeout = self._options.send_timeout
             confirms.expire(
@@ -258,7 +289,15 @@ class Topology:
                     sent=True,
                 ),
             )
+            self._require_confirms(confirms)
             self._timers.call_later(interval, self._watch_confirms)
+
+    def _require_confirms(self, confirms: PublisherConfirms) -> None:
+        """End if RabbitMQ has confirmed nothing for long, though it was asked to."""
+        longest = max(_SILENT_TIMEOUTS * self._options.send_timeout, _LEAST_SILENCE)
+        since = confirms.unanswered_since
+        if since is not None and self._loop.time() - since >= longest:
+            self._end(ConnectionClosed(f"RabbitMQ confirmed nothing for {longest:g} s"))
 
     # The process's queue and its bindings
 

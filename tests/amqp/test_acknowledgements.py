@@ -338,3 +338,26 @@ def test_confirms_against_a_model(steps: list[tuple[str, int]]) -> None:
         assert len(confirms) == 0
 
     asyncio.run(run())
+
+
+async def test_expired_confirms_are_forgotten(confirms: PublisherConfirms) -> None:
+    """What expired stays in no memory, is counted as unanswered, and may be answered late."""
+    loop = asyncio.get_running_loop()
+    for second in range(1000):
+        future: asyncio.Future[None] = loop.create_future()
+        confirms.add(future)
+        confirms.expire(float(second), 10.0, TimeoutError())
+        if future.done():
+            future.exception()
+        assert len(confirms) <= 11
+    assert len(confirms._marks) <= 11
+    assert confirms.unanswered_since == 0.0
+    confirms.ack(3, False)
+    confirms.ack(500, True)
+    assert confirms.unanswered_since is None
+    confirms.expire(1000.0, 10.0, TimeoutError())
+    assert confirms.unanswered_since == 990.0
+    confirms.nack(995, False, TimeoutError())
+    assert confirms.unanswered_since is None
+    confirms.fail_all(TimeoutError())
+    assert len(confirms) == 0

@@ -390,3 +390,21 @@ async def test_delivery_without_a_consumer_is_not_collected() -> None:
     async with connected(script) as connection:
         connection.protocol.open_channel()
         assert await until(lambda: connection.protocol.blocked) == "the end"
+
+
+async def test_cancelled_mandatory_publish_is_forgotten() -> None:
+    """A mandatory publish that nobody waits for any more stays in no memory; others go on."""
+
+    async def script(peer: ScriptedServer) -> None:
+        number = await peer.accept_channel(confirm=True)
+        for _ in range(2):
+            await peer.expect_publish()
+        peer.send(number, Basic.Ack(2, True))
+
+    async with connected(script) as connection:
+        channel = connection.protocol.open_channel(confirm=True)
+        cancelled = channel.publish("", "q", b"x", mandatory=True)
+        cancelled.cancel()
+        await asyncio.sleep(0)
+        assert len(channel.confirms) == 0
+        await channel.publish("", "q", b"x", mandatory=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pamqp.commands import Basic, Exchange, Queue
+from pamqp.commands import Basic, Connection, Exchange, Queue
 
 from channels_rabbitmq.amqp.connect import connect
 from channels_rabbitmq.amqp.protocol import Protocol
@@ -232,4 +233,81 @@ async def test_calls_stay_apart(rabbit: FakeRabbit, port: int) -> None:
     await topology.calls.run(first)
     with pytest.raises(PreconditionFailed):
         await topology.calls.run(Queue.Declare(queue="other"))
+    assert not topology.ended.done()
+
+
+# A broker that hangs, and still sends heartbeats
+
+
+async def test_look_that_is_not_answered(
+    rabbit: FakeRabbit, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a look after the queue goes unanswered the topology ends."""
+    monkeypatch.setattr(module, "_VERIFY", (0.01, 0.01))
+    monkeypatch.setattr(module, "_LOOK_TIMEOUT", 0.1)
+    topology = await start(port)
+    rabbit.silent = (Queue.Declare,)
+    reason = await asyncio.wait_for(topology.ended, 10)
+    assert str(reason) == "RabbitMQ did not answer for 0.1 s"
+
+
+async def test_look_behind_what_is_answered_slowly(
+    rabbit: FakeRabbit, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that answers slowly, or reads nothing because of an alarm, is not left for it."""
+    topology = await start(port)
+    (link,) = rabbit.links
+    rabbit.silent = (Queue.Bind, Queue.Declare)
+    binding = topology.bind("slow")
+    timers: list[Callable[[], None]] = []
+    monkeypatch.setattr(topology._timers, "call_later", lambda _, callback: timers.append(callback))
+    topology._verify(1.0)
+    link.peer.send(topology._binder.number, Queue.BindOk())  # the look comes after it
+    await until(binding.done)
+    timers.pop()()
+    assert not topology.ended.done()
+
+    link.peer.send(0, Connection.Blocked("an alarm"))
+    await until(lambda: topology.blocked)
+    timers.pop()()
+    assert not topology.ended.done()
+
+    link.peer.send(0, Connection.Unblocked())
+    await until(lambda: topology.blocked is None)
+    timers.pop()()
+    assert topology.ended.done()
+    assert not timers
+
+
+async def test_nothing_is_confirmed(
+    rabbit: FakeRabbit, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When no publish at all is confirmed for a few send_timeouts the topology ends."""
+    monkeypatch.setattr(module, "_LEAST_SILENCE", 0.0)
+    topology = await start(port, send_timeout=0.1)
+    rabbit.confirms = False
+    with pytest.raises(NotConnected):
+        await topology.publish("", "q", b"x")
+    assert not topology._publisher.confirms
+    reason = await asyncio.wait_for(topology.ended, 10)
+    assert str(reason) == "RabbitMQ confirmed nothing for 0.3 s"
+
+
+async def test_one_confirm_is_enough(
+    rabbit: FakeRabbit, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that confirms late, or is short of memory, is not left for it."""
+    monkeypatch.setattr(module, "_LEAST_SILENCE", 1000.0)
+    topology = await start(port, send_timeout=0.1)
+    (link,) = rabbit.links
+    rabbit.confirms = False
+    with pytest.raises(NotConnected):
+        await topology.publish("", "q", b"x")
+    link.peer.send(topology._publisher.number, Basic.Ack(1))
+    await until(lambda: topology._publisher.confirms.unanswered_since is None)
+    with pytest.raises(NotConnected):
+        await topology.publish("", "q", b"x")
+    link.peer.send(0, Connection.Blocked("an alarm"))
+    await until(lambda: topology.blocked)
+    await until(lambda: not topology._watches_confirms)
     assert not topology.ended.done()
