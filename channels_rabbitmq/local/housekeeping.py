@@ -15,7 +15,7 @@ from .state import LocalState
 logger = logging.getLogger(__name__)
 
 #: Seconds between two sweeps of the mailboxes that are not in use.
-_SWEEP_EVERY = 10.0
+SWEEP_EVERY = 10.0
 
 
 class Housekeeping:
@@ -44,7 +44,7 @@ class Housekeeping:
         self._warn_back_pressure = RateLimitedWarning(logger, clock=loop.time)
         if len(self._mailboxes):
             self._start_ticking()
-        self._timers.call_later(_SWEEP_EVERY, self._sweep)
+        self._timers.call_later(SWEEP_EVERY, self._sweep)
 
     def message_held(self) -> None:
         """Take note of one more message."""
@@ -77,7 +77,7 @@ class Housekeeping:
 
     def _sweep(self) -> None:
         self._mailboxes.sweep()
-        self._timers.call_later(_SWEEP_EVERY, self._sweep)
+        self._timers.call_later(SWEEP_EVERY, self._sweep)
 
     def _expire(self, now: float) -> None:
         expired = self._mailboxes.expire(now)

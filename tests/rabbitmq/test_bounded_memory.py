@@ -10,6 +10,7 @@ import pytest
 from channels.exceptions import ChannelFull
 
 from channels_rabbitmq.errors import NotConnected
+from channels_rabbitmq.local import housekeeping
 from devtools.broker import Broker
 from tests.helpers import rabbit
 from tests.helpers.rabbit import MakeLayer
@@ -130,6 +131,25 @@ async def test_full_channel_fails_just_its_own_senders(make_layer: MakeLayer) ->
     assert results[::2] == [None] * 10
     assert {type(result) for result in results[3::2]} == {ChannelFull}
     assert [(await fine.receive(reads))["n"] for _ in range(10)] == list(range(0, 20, 2))
+
+
+async def test_channels_that_are_gone(
+    make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of channels that were waited for, read, and dropped, no mailbox stays."""
+    monkeypatch.setattr(housekeeping, "SWEEP_EVERY", 0.05)
+    layer = make_layer()
+    await layer.current_connection
+    channels = [await layer.new_channel() for _ in range(2000)]
+    waiting = [asyncio.create_task(layer.receive(name)) for name in channels]
+    for name in channels[:100]:
+        await layer.send(name, {})
+    await asyncio.gather(*waiting[:100])
+    mailboxes = layer._owner._local.mailboxes
+    assert sum(mailboxes.find(name) is not None for name in channels) >= 1900
+    for each in waiting[100:]:
+        each.cancel()
+    await until(lambda: not any(map(mailboxes.find, channels)))
 
 
 async def test_a_channel_keeps_its_latest(
