@@ -27,6 +27,7 @@ from .errors import (
     ChannelClosedByServer,
     LoopEnded,
     NotConnected,
+    PreconditionFailed,
     ServerSentNack,
 )
 from .layer import receiving
@@ -157,7 +158,9 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
                 "or not reached"
             ) from None
         except _NOT_SENT as err:
-            if not mark and isinstance(err, ChannelClosedByServer):
+            self._require_taken_size(err, body)
+            refused = isinstance(err, ChannelClosedByServer) and _size_limit(err) is None
+            if refused and not mark:
                 raise  # RabbitMQ refuses the queue of a normal channel: that is no outage
             raise self._not_connected(err) from None
 
@@ -266,6 +269,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
                 options.remote_capacity,
             )
         except _NOT_SENT as err:
+            self._require_taken_size(err, body)
             error = self._not_connected(err)
             if options.group_send_raises:
                 raise error from None
@@ -347,6 +351,15 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         if mark and queue_name != self._owner.queue_name:
             raise ValueError("the channel belongs to another process or another layer")
 
+    @staticmethod
+    def _require_taken_size(error: BaseException, body: bytes) -> None:
+        """Raise if a publish failed because its body is larger than RabbitMQ takes."""
+        limit = _size_limit(error)
+        if limit is not None and len(body) > limit:
+            raise exceptions.MessageTooLarge(
+                f"the message has {len(body)} bytes; RabbitMQ's max_message_size is {limit}"
+            ) from None
+
     def _not_connected(self, error: BaseException) -> NotConnected:
         """Say why RabbitMQ has not confirmed a message: one of ``_NOT_SENT``."""
         if isinstance(error, NotConnected):
@@ -360,9 +373,19 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
             return NotConnected(
                 "the event loop of the connection ended meanwhile", sent=error.started
             )
+        if _size_limit(error) is not None:
+            return NotConnected(
+                "RabbitMQ closed the AMQP channel over another message, which was too large",
+                sent=True,
+            )
         return NotConnected(
             "the connection to RabbitMQ ended meanwhile", sent=not isinstance(error, ChannelClosed)
         )
+
+
+def _size_limit(error: BaseException) -> int | None:
+    """RabbitMQ's limit, if a publish failed because it, or another, was larger than that."""
+    return error.max_message_size if isinstance(error, PreconditionFailed) else None
 
 
 class _CurrentConnection:

@@ -5,6 +5,7 @@ Where carehare is installed each class is a subclass of carehare's class of that
 
 from __future__ import annotations
 
+import re
 import ssl
 
 from . import carehare
@@ -100,6 +101,16 @@ class ResourceLocked(ChannelClosedByServer):
 
 class PreconditionFailed(ChannelClosedByServer):
     """A queue or exchange of that name has other properties, or a limit was exceeded (406)."""
+
+    @property
+    def max_message_size(self) -> int | None:
+        """RabbitMQ's limit, where that is what a message exceeded; else None."""
+        found = _SIZE_REFUSED.search(self.reply_text)
+        return int(found[1]) if found else None
+
+
+#: RabbitMQ's words for it, in ``rabbit_channel.erl``.
+_SIZE_REFUSED = re.compile(r"message size \d+ .*larger than .*max size (\d{1,20})\b")
 
 
 _BY_REPLY_CODE: dict[int, type[ChannelClosedByServer]] = {

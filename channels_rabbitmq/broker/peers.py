@@ -31,6 +31,7 @@ from ..errors import (
     MessageReturned,
     NotAnswered,
     NotConnected,
+    PreconditionFailed,
     ServerSentNack,
 )
 from ..local.background import Background
@@ -290,8 +291,9 @@ class Peers:
     async def _try_publish(self, topology: Topology, key: str, body: bytes) -> bool:
         try:
             await topology.publish_mandatory(self._exchange, key, body)
-        except ServerSentNack:
-            return False  # the queue of at least one process is full
+        except (ServerSentNack, PreconditionFailed):
+            # The queue of at least one process is full; or another message was too large.
+            return False
         return True
 
     async def _remind(self, process: str, body: bytes, topology: Topology) -> bool:
@@ -301,8 +303,8 @@ class Peers:
         except MessageReturned:
             self._known.discard(process)
             return False
-        except ServerSentNack:
-            pass  # it is full; perhaps not the next time
+        except (ServerSentNack, PreconditionFailed):
+            pass  # it is full, or another message was too large; perhaps not the next time
         return True
 
     async def _ask_one(self, process: str, question: Question) -> None:

@@ -50,7 +50,9 @@ class Topology:
 
     Publishes, bindings and deliveries have an AMQP channel each, as AMQP keeps order per channel.
     An error on any of them ends the topology: there is no mending of parts, and
-    :class:`~.recovery.Recovery` makes another on a new connection. Nothing is published twice.
+    :class:`~.recovery.Recovery` makes another on a new connection. The one exception is a message
+    that is too large for RabbitMQ, which must not cost others the connection: it costs the AMQP
+    channel for publishing, which is replaced. Nothing is published twice.
     """
 
     def __init__(
@@ -72,6 +74,8 @@ class Topology:
         self._timers = Background(self._loop)
         #: Whether a timer runs for late confirms.
         self._watches_confirms = False
+        #: The largest message that RabbitMQ takes, once it has refused a larger one.
+        self._max_body = NO_LIMIT
         self._publisher = self._open_channel(confirm=True)
         #: For what may come back. Opened when it is first used.
         self._mandatory_publisher: Channel | None = None
@@ -180,11 +184,34 @@ class Topology:
 
     def _channel_closed(self, channel: Channel, reason: Exception | None) -> None:
         if not isinstance(reason, ConnectionClosed):
-            self._end(reason)
+            if not self._replace_publisher(channel, reason):
+                self._end(reason)
         elif channel is self._publisher:
             # All channels end with their connection, and this one stands for all. The reason is
             # the connection's own error, or None if it was closed on our side.
             self._end(self.protocol.error)
+
+    def _replace_publisher(self, channel: Channel, reason: Exception | None) -> bool:
+        """Publish on another channel, if this one was closed over the size of a message.
+
+        What was under way on it failed, and is not published again.
+        """
+        limit = reason.max_message_size if isinstance(reason, PreconditionFailed) else None
+        if limit is None or not self.protocol.open:
+            return False
+        if channel is self._publisher:
+            self._publisher = self._open_channel(confirm=True)
+        elif channel is self._mandatory_publisher:
+            self._mandatory_publisher = None
+        else:
+            return False
+        self._max_body = min(self._max_body, limit)
+        logger.warning(
+            "RabbitMQ refused a message: its max_message_size is %d; that of the layer is %d",
+            limit,
+            self._options.max_message_size,
+        )
+        return True
 
     def _end(self, reason: Exception | None) -> None:
         self._timers.cancel()
@@ -252,7 +279,13 @@ class Topology:
         await self.protocol.wait_writable()
 
     def publish(self, exchange: str, routing_key: str, body: bytes) -> asyncio.Future[None]:
-        """Publish; the future is done once confirmed, and fails within ``send_timeout``."""
+        """Publish; the future is done once confirmed, and fails within ``send_timeout``.
+
+        It fails with :class:`.PreconditionFailed` for a body that is larger than RabbitMQ takes,
+        or if such a one was under way at the same time.
+        """
+        if len(body) > self._max_body:
+            return self._refuse_size(body)
         future = self._publisher.publish(exchange, routing_key, body)
         if not self._watches_confirms:
             self._watch_confirms()
@@ -266,10 +299,19 @@ class Topology:
         It fails with :class:`.MessageReturned` if there was no queue. These publishes have an AMQP
         channel of their own, so that a late confirm holds up no other.
         """
+        if len(body) > self._max_body:
+            return self._refuse_size(body)
         publisher = self._mandatory_publisher
         if publisher is None:
             publisher = self._mandatory_publisher = self._open_channel(confirm=True)
         return publisher.publish(exchange, routing_key, body, mandatory=True)
+
+    def _refuse_size(self, body: bytes) -> asyncio.Future[None]:
+        """Fail as RabbitMQ would let it fail, without costing an AMQP channel."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        text = f"message size {len(body)} is larger than RabbitMQ's max size {self._max_body}"
+        future.set_exception(PreconditionFailed(406, text))
+        return future
 
     def _watch_confirms(self) -> None:
         """Fail publishes that are not confirmed in time, with one timer for all of them."""

@@ -311,3 +311,44 @@ async def test_one_confirm_is_enough(
     await until(lambda: topology.blocked)
     await until(lambda: not topology._watches_confirms)
     assert not topology.ended.done()
+
+
+# A message that is too large for RabbitMQ
+
+SIZE_REFUSED = "PRECONDITION_FAILED - message size 9 is larger than configured max size 5"
+
+
+async def test_size_refused(rabbit: FakeRabbit, port: int) -> None:
+    """It costs the channel for publishing; the limit is kept in mind, the lowest one."""
+    topology = await start(port)
+    publisher = topology._publisher
+    rabbit.refuse = lambda method: (
+        (406, SIZE_REFUSED) if isinstance(method, Basic.Publish) else None
+    )
+    for _ in range(2):
+        with pytest.raises(PreconditionFailed) as caught:
+            await topology.publish("", "q", bytes(9))
+        assert caught.value.max_message_size == 5
+    assert topology._publisher is not publisher
+    with pytest.raises(PreconditionFailed):
+        await topology.publish_mandatory("", QUEUE, bytes(5))
+    assert len(rabbit.seen(Basic.Publish)) == 2
+    rabbit.refuse = lambda method: None
+    await topology.publish("", "q", bytes(5))
+    await topology.publish_mandatory("", QUEUE, bytes(5))
+    assert not topology.ended.done()
+
+
+async def test_size_refused_where_nothing_is_published(rabbit: FakeRabbit, port: int) -> None:
+    """The same words on another channel, or other words, are an error like any."""
+    for method, text in ((Queue.Bind, SIZE_REFUSED), (Basic.Publish, "message size 9 is odd")):
+        topology = await start(port)
+        rabbit.refuse = lambda made, method=method, text=text: (  # type: ignore[misc]
+            (406, text) if isinstance(made, method) else None
+        )
+        topology.publish("", "q", b"x").add_done_callback(lambda done: done.exception())
+        topology.bind("other")
+        assert isinstance(await asyncio.wait_for(topology.ended, 10), PreconditionFailed)
+        rabbit.refuse = lambda made: None
+        topology.protocol.abort()
+        await until(lambda: not rabbit.queues)
