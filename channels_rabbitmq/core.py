@@ -121,7 +121,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
     @property
     def queue_name(self) -> str:
         """The process's queue: what its channel names have before the exclamation mark."""
-        return self._owner.queue_name
+        return self._owner.names.newest
 
     # Channels
 
@@ -131,7 +131,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         ``prefix`` is there for the specification; the name begins with the queue's.
         """
         self._owner.require_open()
-        return f"{self._owner.queue_name}!{random_name()}"
+        return f"{self._owner.names.newest}!{random_name()}"
 
     async def send(self, channel: str, message: Mapping[str, Any]) -> None:
         """Send a message to one channel; return once RabbitMQ has it.
@@ -348,7 +348,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
     def _require_receivable(self, channel: str) -> None:
         """Raise unless a channel is of this process or normal."""
         queue_name, mark, _ = require_channel(channel).partition("!")
-        if mark and queue_name != self._owner.queue_name:
+        if mark and not self._owner.names.own(queue_name):
             raise ValueError("the channel belongs to another process or another layer")
 
     @staticmethod

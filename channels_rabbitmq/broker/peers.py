@@ -35,6 +35,7 @@ from ..errors import (
     ServerSentNack,
 )
 from ..local.background import Background
+from ..local.queue_names import QueueNames
 from ..local.state import LocalState
 from ..log import RateLimitedWarning
 from ..wire.messages import GROUP_KEY, Message
@@ -137,7 +138,7 @@ class Peers:
         self,
         options: Options,
         codec: Codec,
-        queue_name: str,
+        names: QueueNames,
         recovery: Recovery,
         state: LocalState,
         groups: Groups,
@@ -148,7 +149,7 @@ class Peers:
         self._control_key = control_key(options.prefix)
         self._askers_key = askers_key(options.prefix)
         self._codec = codec
-        self._queue_name = queue_name
+        self._names = names
         self._recovery = recovery
         self._state = state
         self._groups = groups
@@ -170,7 +171,7 @@ class Peers:
     def topology_started(self, topology: Topology) -> None:
         """Publish a hello to the processes that ask."""
         self._listening = None
-        body = self._encode(_HELLO, {"from": self._queue_name})
+        body = self._encode(_HELLO, {"from": self._names.newest})
         topology.publish(self._exchange, self._askers_key, body).add_done_callback(retrieve)
 
     def cancel(self) -> None:
@@ -227,7 +228,7 @@ class Peers:
             return self._members(group)
         if question.what == FLUSH:
             await self._flush()
-        elif channel.startswith(f"{self._queue_name}!"):
+        elif self._names.is_channel(channel):
             if question.what == JOIN:
                 await self._groups.add(group, channel)
             elif question.what == LEAVE:
@@ -330,7 +331,7 @@ class Peers:
     def handle(self, name: str, message: Message) -> None:
         """Handle a message that is for the process itself: ``name`` is in place of a group's."""
         sender = message.get("from")
-        if not isinstance(sender, str) or sender == self._queue_name:
+        if not isinstance(sender, str) or self._names.own(sender):
             return
         if name == _HELLO:
             self._known.add(sender)
@@ -385,7 +386,7 @@ class Peers:
             body = self._encode(
                 _ANSWER,
                 {
-                    "from": self._queue_name,
+                    "from": self._names.newest,
                     "id": question_id,
                     "part": part,
                     "parts": parts,
@@ -417,7 +418,7 @@ class Peers:
         return self._encode(
             _ASK,
             {
-                "from": self._queue_name,
+                "from": self._names.newest,
                 "what": question.what,
                 "group": question.group,
                 "channel": question.channel,

@@ -25,6 +25,7 @@ from ..amqp.protocol import Protocol
 from ..amqp.state import StateMachine
 from ..config.options import Options
 from ..errors import AmqpError, ConnectionClosed, LoopEnded, describe, is_retryable
+from ..local.queue_names import QueueNames
 from ..log import RateLimitedWarning
 from .topology import Topology
 
@@ -106,9 +107,9 @@ class Recovery:
     one, whenever there is.
     """
 
-    def __init__(self, options: Options, queue_name: str, listener: Listener) -> None:
+    def __init__(self, options: Options, names: QueueNames, listener: Listener) -> None:
         self._options = options
-        self._queue_name = queue_name
+        self._names = names
         self._listener = listener
         self._loop = asyncio.get_running_loop()
         self._state = StateMachine("recovery", RECOVERY_MOVES, RecoveryState.CONNECTING)
@@ -127,7 +128,7 @@ class Recovery:
         self._task.add_done_callback(self._task_done)
 
     def __repr__(self) -> str:
-        return f"<Recovery {self._queue_name} {self.state.value}>"
+        return f"<Recovery {self._names.newest} {self.state.value}>"
 
     @property
     def state(self) -> RecoveryState:
@@ -265,7 +266,7 @@ class Recovery:
                 topology = Topology(
                     protocol,
                     self._options,
-                    self._queue_name,
+                    self._names,
                     self._listener.deliver,
                     self._listener.drop_oversized,
                 )

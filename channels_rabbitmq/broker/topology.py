@@ -18,12 +18,15 @@ from ..amqp.protocol import Protocol
 from ..config.options import Options
 from ..errors import ConnectionClosed, NotConnected, NotFound, PreconditionFailed, ResourceLocked
 from ..local.background import Background
+from ..local.queue_names import QueueNames
 
 logger = logging.getLogger(__name__)
 
 #: Seconds between attempts to declare a queue that the server still keeps for a connection of
 #: ours that died: first, and at most.
-_LOCKED_RETRY = (0.1, 1.0)
+_LOCKED_RETRY = (0.1, 0.25)
+#: Seconds of such attempts, after which the process takes a queue of another name.
+_LOCKED_PATIENCE = 1.0
 #: Seconds from the start to the first look whether the queue still lives; each next one comes
 #: after twice as long, up to the second number.
 _VERIFY = (1.0, 30.0)
@@ -59,7 +62,7 @@ class Topology:
         self,
         protocol: Protocol,
         options: Options,
-        queue_name: str,
+        names: QueueNames,
         on_delivery: OnDelivery,
         on_oversized: OnOversized,
     ) -> None:
@@ -67,7 +70,13 @@ class Topology:
         #: For what concerns other queues than the process's own: an error stays with its call.
         self.calls = Calls(protocol)
         self._options = options
-        self._queue_name = queue_name
+        self._names = names
+        #: The newest of them, and the one that groups are bound to, from the start on.
+        self._queue_name = names.newest
+        #: The queues of earlier names that are consumed, too, with the tags of their consumers.
+        self._earlier: dict[str, str] = {}
+        #: The number of consumers so far, which tells their tags apart.
+        self._consumers = 1
         self._loop = protocol.loop
         #: Done once the topology is of no more use; gives why, or None if the user closed it.
         self.ended: asyncio.Future[Exception | None] = self._loop.create_future()
@@ -143,11 +152,30 @@ class Topology:
     async def _declare_queue(self) -> None:
         """Declare the exclusive queue; wait while RabbitMQ keeps that of the last connection.
 
-        Channel names are in users' hands, so the queue's name cannot change.
+        Channel names are in users' hands, so the queue's name stays the same. But not for ever:
+        in a cluster the name may be locked until the node that was lost is back.
         """
         delay, longest = _LOCKED_RETRY
-        declare = pamqp.commands.Queue.Declare(
-            queue=self._queue_name,
+        due = self._loop.time() + _LOCKED_PATIENCE
+        while True:
+            try:
+                await self._answer(self.calls.run(self._declaration(self._queue_name)))
+                return
+            except ResourceLocked:
+                if self._loop.time() >= due:
+                    break
+                logger.info("Waiting for RabbitMQ to release queue %s", self._queue_name)
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, longest)
+        locked = self._queue_name
+        self._queue_name = self._names.take_another(self._loop.time())
+        logger.info("RabbitMQ keeps queue %s locked; using %s too", locked, self._queue_name)
+        await self._answer(self.calls.run(self._declaration(self._queue_name)))
+
+    def _declaration(self, queue_name: str) -> Method:
+        """Make the method that declares an exclusive queue of the process."""
+        return pamqp.commands.Queue.Declare(
+            queue=queue_name,
             exclusive=True,
             arguments={
                 "x-max-length": self._options.remote_capacity,
@@ -155,14 +183,6 @@ class Topology:
                 "x-message-ttl": self._options.expiry_ms,
             },
         )
-        while True:
-            try:
-                await self._answer(self.calls.run(declare))
-                return
-            except ResourceLocked:
-                logger.info("Waiting for RabbitMQ to release queue %s", self._queue_name)
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, longest)
 
     async def _answer(self, answer: asyncio.Future[Method]) -> Method:
         """Wait for an answer, at most :data:`_START_TIMEOUT` seconds."""
@@ -345,9 +365,31 @@ class Topology:
 
     async def purge(self) -> None:
         """Purge the process's queue; once done, nothing of it is on its way either."""
-        await self._binder.call(pamqp.commands.Queue.Purge(queue=self._queue_name))
+        for queue_name in [self._queue_name, *self._earlier]:
+            await self._binder.call(pamqp.commands.Queue.Purge(queue=queue_name))
         # What was delivered before the purge comes before this answer.
         await self._consumer.call(self._prefetch())
+
+    async def consume_earlier(self, queue_name: str) -> None:
+        """Declare a queue of an earlier name, and consume it unless that is done.
+
+        May be called again, to see that it is still there. Raises :class:`.ResourceLocked`.
+        """
+        declared = await self._answer(self.calls.run(self._declaration(queue_name)))
+        if isinstance(declared, pamqp.commands.Queue.DeclareOk) and not declared.consumer_count:
+            self._consumers += 1
+            tag = self._earlier[queue_name] = f"{_CONSUMER_TAG}.{self._consumers}"
+            consume = pamqp.commands.Basic.Consume(
+                queue=queue_name, consumer_tag=tag, exclusive=True
+            )
+            await self._answer(self._consumer.call(consume))
+
+    async def delete_earlier(self, queue_name: str) -> None:
+        """Delete a queue that :meth:`consume_earlier` made, with its consumer."""
+        # The consumer first: if RabbitMQ cancelled it, that would be the loss of the queue.
+        cancel = pamqp.commands.Basic.Cancel(consumer_tag=self._earlier.pop(queue_name))
+        await self._answer(self._consumer.call(cancel))
+        await self._answer(self.calls.run(pamqp.commands.Queue.Delete(queue=queue_name)))
 
     def is_bound(self, routing_key: str) -> bool:
         """Whether RabbitMQ confirmed the binding for a routing key."""

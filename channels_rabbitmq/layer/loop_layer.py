@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator
 from functools import partial
 
 from ..amqp.protocol import Protocol
+from ..broker.earlier_queues import EarlierQueues
 from ..broker.groups import Groups
 from ..broker.normal_channels import NormalChannels
 from ..broker.peers import MARK, Peers, control_key
@@ -21,10 +22,10 @@ from ..errors import (
 )
 from ..local.housekeeping import Housekeeping
 from ..local.mailbox import NOWHERE, Delivery, Source
+from ..local.queue_names import QueueNames
 from ..local.state import LocalState
 from ..log import RateLimitedWarning
 from ..wire.messages import CHANNEL_KEY, GROUP_KEY, BadMessage, Message
-from ..wire.names import is_channel_of
 from ..wire.serializers import Codec
 from .hooks import Hooks
 from .loop_thread import LoopThread
@@ -48,7 +49,7 @@ class LoopLayer:
         self,
         options: Options,
         codec: Codec,
-        queue_name: str,
+        names: QueueNames,
         local: LocalState,
         thread: LoopThread | None,
         *,
@@ -59,7 +60,7 @@ class LoopLayer:
         self._codec = codec
         self._decrypt = codec.decrypt
         self._decode = codec.decode
-        self._queue_name = queue_name
+        self._names = names
         self.local = local
         self.mailboxes = local.mailboxes
         #: The local channels in a group.
@@ -76,16 +77,15 @@ class LoopLayer:
         #: One for each kind of error.
         self._warn_bad_message: dict[type, RateLimitedWarning] = {}
         self._warn_oversized = RateLimitedWarning(logger)
-        self.recovery = Recovery(options, queue_name, self)
+        self.recovery = Recovery(options, names, self)
         self.normal = NormalChannels(
             options, codec, self.recovery, local, self._warn_bad, self.drop_oversized
         )
         self._hooks = Hooks(options)
         self.housekeeping = Housekeeping(options, local, self.loop)
         self._groups = Groups(options, local, self.recovery, self.loop)
-        self._peers = Peers(
-            options, codec, queue_name, self.recovery, local, self._groups, self.normal
-        )
+        self.earlier = EarlierQueues(options, names, local, self.recovery, self.loop)
+        self._peers = Peers(options, codec, names, self.recovery, local, self._groups, self.normal)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.recovery!r}, {self.mailboxes!r}>"
@@ -101,6 +101,8 @@ class LoopLayer:
         """
         topology = self.recovery.topology
         if topology is not None and topology.usable:
+            if routing_key in self._names.away and not exchange:
+                return self._publish_when_back(routing_key, body)
             published = topology.publish(exchange, routing_key, body)
             if not published.done():
                 return published
@@ -119,10 +121,18 @@ class LoopLayer:
                 elif topology.blocked is not None:
                     raise NotConnected(f"RabbitMQ takes no messages: {topology.blocked}")
                 elif topology.usable:
+                    if routing_key in self._names.away and not exchange:
+                        await self.earlier.wait_back(routing_key)
+                        continue
                     await topology.publish(exchange, routing_key, body)
                     return
                 else:
                     await topology.wait_writable()
+
+    async def _publish_when_back(self, queue_name: str, body: bytes) -> None:
+        """Publish to a queue of an earlier name, once that is ours again: now it would be lost."""
+        await self.earlier.wait_back(queue_name)
+        await self.publish("", queue_name, body)
 
     def send_normal(self, channel: str, body: bytes) -> Awaitable[None]:
         """Publish to the queue of a normal channel."""
@@ -144,8 +154,10 @@ class LoopLayer:
         cancellation there. Given back to :meth:`undo_group_add`, it leaves nothing behind.
         """
         queue_name, mark, _ = channel.partition("!")
-        if mark and queue_name != self._queue_name:
+        if mark and not self._names.own(queue_name):
             return self._peers.group_add(queue_name, group, channel)
+        if mark:
+            self.earlier.note_use(channel)
         if caller is not self.loop:
             return self._claim(group, channel)
         return (self._groups.add if mark else self.normal.group_add)(group, channel)
@@ -171,7 +183,7 @@ class LoopLayer:
         queue_name, mark, _ = channel.partition("!")
         if not mark:
             await self.normal.group_discard(group, channel)
-        elif queue_name != self._queue_name:
+        elif not self._names.own(queue_name):
             await self._peers.group_discard(queue_name, group, channel)
         else:
             self._groups.discard(group, channel)
@@ -212,7 +224,7 @@ class LoopLayer:
                 source.ack(tag)
                 self._peers.handle(name, message)
                 return
-        elif mailboxes.find(name) is None and not is_channel_of(self._queue_name, name):
+        elif mailboxes.find(name) is None and not self._names.is_channel(name):
             self._warn_bad(body, BadMessage("it is for a channel that this process cannot have"))
             source.ack(tag)
             return
@@ -245,12 +257,14 @@ class LoopLayer:
     def topology_started(self, topology: Topology) -> None:
         """Go on with what needs RabbitMQ."""
         self.normal.topology_started(topology)
+        self.earlier.topology_started(topology)
         self._peers.topology_started(topology)
         self._hooks.topology_started()
 
     def topology_ended(self) -> None:
         """Wait for the next one."""
         self.normal.topology_ended()
+        self.earlier.topology_ended()
         self._hooks.topology_ended()
 
     def recovery_ended(self) -> None:
@@ -277,6 +291,7 @@ class LoopLayer:
         self._groups.stop(LoopEnded(started=False))
         await self.normal.close()
         self._peers.cancel()
+        self.earlier.cancel()
         self._hooks.cancel()
         await self.recovery.close()
 
@@ -300,6 +315,7 @@ class LoopLayer:
         self._groups.stop(LoopEnded(started=False))
         self.normal.cancel()
         self._peers.cancel()
+        self.earlier.cancel()
         self._hooks.cancel()
         self.recovery.cancel()
         self.local.fail_waiters(LoopEnded(started=False))

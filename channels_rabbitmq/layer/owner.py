@@ -48,8 +48,8 @@ from ..amqp.state import StateMachine
 from ..config.options import Options
 from ..errors import IllegalTransition, LoopEnded
 from ..local.mailbox import Mailbox
+from ..local.queue_names import QueueNames
 from ..local.state import LocalState
-from ..wire.names import QUEUE_START, random_name
 from ..wire.serializers import Codec
 from .loop_layer import LoopLayer
 from .loop_thread import LoopThread
@@ -109,8 +109,7 @@ class Owner:
         #: the midst of that: Portal.end() calls _loop_ended(). Whoever holds it may wait for our
         #: own thread to start, but for nothing else.
         self._lock = threading.RLock()
-        prefix = self._options.prefix
-        self.queue_name = f"{QUEUE_START}{prefix and prefix + '_'}{random_name()}"
+        self.names = QueueNames(self._options.prefix)
         self._ownership = StateMachine("owner", OWNERSHIP_MOVES, ownership)
         #: The owning loop's. Set under the lock, and read without it: an old value is as good as
         #: a call that was made a moment ago, since it then fails with LoopEnded.
@@ -273,7 +272,7 @@ class Owner:
             lambda: LoopLayer(
                 self._options,
                 self.codec,
-                self.queue_name,
+                self.names,
                 self._local,
                 thread,
                 on_end=self._loop_ended,

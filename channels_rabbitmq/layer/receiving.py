@@ -33,6 +33,7 @@ async def receive(loop_layer: LoopLayer, channel: str) -> Message:
         if "!" not in channel:
             _, message = await _receive_any(loop_layer, (channel,))
             return message
+        loop_layer.earlier.note_use(channel)
         box = mailboxes.box(channel)
     while not box.queue:
         if loop_layer.ended:
@@ -116,6 +117,8 @@ async def _wait_for_any(
     timer = None if timeout is None else loop.call_later(timeout, _wake, waiter)
     for name in channels:
         _box(loop_layer, name).waiters.append(waiter)
+        if "!" in name:
+            loop_layer.earlier.note_use(name)
         loop_layer.normal.update(name)  # RabbitMQ delivers from a queue that somebody waits for
     try:
         await waiter

@@ -75,6 +75,11 @@ class Mailboxes:
         return not any(box.queue or box.waiters for box in self._boxes.values())
 
     @property
+    def in_use(self) -> list[str]:
+        """The channels that hold messages or are waited for."""
+        return [box.name for box in self._boxes.values() if box.queue or box.waiters]
+
+    @property
     def full(self) -> bool:
         """Whether the window is full: RabbitMQ sends no more until something is acknowledged."""
         return len(self._held) >= self._capacity

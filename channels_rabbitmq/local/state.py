@@ -38,6 +38,11 @@ class LocalState:
             and not self.normal_memberships.groups
         )
 
+    @property
+    def channels_in_use(self) -> Collection[str]:
+        """The process's own channels that somebody waits for, that hold messages or have groups."""
+        return {*self.mailboxes.in_use, *self.memberships.channels}
+
     def take_over(self, other: LocalState) -> None:
         """Take all that another remembers, and leave it only those who wait."""
         self.mailboxes.take_over(other.mailboxes)

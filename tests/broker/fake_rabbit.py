@@ -214,6 +214,12 @@ class FakeRabbit:
         queue.messages.clear()
         link.peer.send(channel, Queue.PurgeOk(0))
 
+    def _on_queue_delete(self, link: Link, channel: int, method: Queue.Delete, body: bytes) -> None:
+        queue = self.queues.pop(method.queue, None)
+        if queue is not None and queue.consumer is not None:
+            queue.consumer[0].peer.send(queue.consumer[1], Basic.Cancel(queue.consumer[2], True))
+        link.peer.send(channel, Queue.DeleteOk(0))
+
     def _on_basic_qos(self, link: Link, channel: int, method: Basic.Qos, body: bytes) -> None:
         link.prefetch[channel] = method.prefetch_count
         link.peer.send(channel, Basic.QosOk())

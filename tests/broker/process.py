@@ -16,6 +16,7 @@ from channels_rabbitmq.broker.peers import Peers, control_key
 from channels_rabbitmq.broker.recovery import Recovery
 from channels_rabbitmq.broker.topology import Topology
 from channels_rabbitmq.config.options import Options
+from channels_rabbitmq.local.queue_names import QueueNames
 from channels_rabbitmq.local.state import LocalState
 from channels_rabbitmq.wire.messages import CHANNEL_KEY, BadMessage, Message
 from channels_rabbitmq.wire.serializers import make_codec
@@ -29,7 +30,7 @@ class Process:
     def __init__(self, port: int, queue_name: str = "", **config: object) -> None:
         url = f"amqp://guest:guest@127.0.0.1:{port}?heartbeat=0"
         self.options = Options.from_config({"host": url, **config})
-        self.queue_name = queue_name or f"channels_{next(_numbers)}"
+        self.names = QueueNames(newest=queue_name or f"channels_{next(_numbers)}")
         self.codec = make_codec(self.options)
         self.state = LocalState(self.options, self.codec.decode)
         loop = asyncio.get_running_loop()
@@ -40,7 +41,7 @@ class Process:
         self.bad: list[BadMessage] = []
         #: Sizes of messages that were too large.
         self.oversized: list[int] = []
-        self.recovery = Recovery(self.options, self.queue_name, self)
+        self.recovery = Recovery(self.options, self.names, self)
         self.groups = Groups(self.options, self.state, self.recovery, loop)
         self.normal = NormalChannels(
             self.options,
@@ -53,12 +54,17 @@ class Process:
         self.peers = Peers(
             self.options,
             self.codec,
-            self.queue_name,
+            self.names,
             self.recovery,
             self.state,
             self.groups,
             self.normal,
         )
+
+    @property
+    def queue_name(self) -> str:
+        """The process's queue."""
+        return self.names.newest
 
     def encode(self, channel: str, message: Message) -> bytes:
         """The body of a message to a channel."""

@@ -22,6 +22,7 @@ from channels_rabbitmq.errors import (
     PreconditionFailed,
     ServerSentNack,
 )
+from channels_rabbitmq.local.queue_names import QueueNames
 from tests.helpers.scripted import endpoint
 from tests.helpers.waiting import until
 
@@ -35,7 +36,8 @@ async def make(port: int, **config: object) -> Topology:
     protocol = Protocol(endpoint(port), asyncio.get_running_loop())
     await connect(protocol)
     options = Options.from_config(dict(config))
-    return Topology(protocol, options, QUEUE, lambda *delivery: None, lambda *oversized: None)
+    names = QueueNames(newest=QUEUE)
+    return Topology(protocol, options, names, lambda *delivery: None, lambda *oversized: None)
 
 
 async def start(port: int, **config: object) -> Topology:

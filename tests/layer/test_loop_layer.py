@@ -12,6 +12,7 @@ from channels_rabbitmq.broker.topology import Topology
 from channels_rabbitmq.config.options import Options
 from channels_rabbitmq.errors import ConnectionClosed, LoopEnded, NotConnected
 from channels_rabbitmq.layer.loop_layer import LoopLayer
+from channels_rabbitmq.local.queue_names import QueueNames
 from channels_rabbitmq.local.state import LocalState
 from channels_rabbitmq.wire.messages import CHANNEL_KEY, GROUP_KEY
 from channels_rabbitmq.wire.serializers import make_codec
@@ -89,7 +90,7 @@ async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
         loop_layer = LoopLayer(
             options,
             codec,
-            QUEUE,
+            QueueNames(newest=QUEUE),
             LocalState(options, codec.decode),
             None,
             on_end=(ends if ends is not None else []).append,

@@ -322,9 +322,9 @@ def test_dropped_while_a_loop_takes_over(owner: Owner, monkeypatch: pytest.Monke
 def test_a_fork_starts_anew(owner: Owner) -> None:
     """The child has another queue name and no owner; what was there is not touched."""
     before = async_to_sync(owner.run)(look)
-    queue = owner.queue_name
+    queue = owner.names.newest
     owner.forked()
-    assert owner.queue_name != queue
+    assert owner.names.newest != queue
     assert state(owner) is Ownership.UNOWNED
     assert async_to_sync(owning_loop)(owner) is not before.loop
     assert before.loop.is_running()

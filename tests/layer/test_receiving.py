@@ -13,6 +13,7 @@ from channels_rabbitmq.errors import LoopEnded
 from channels_rabbitmq.layer import receiving
 from channels_rabbitmq.layer.loop_layer import LoopLayer
 from channels_rabbitmq.local.mailboxes import NOWHERE, Delivery
+from channels_rabbitmq.local.queue_names import QueueNames
 from channels_rabbitmq.local.state import LocalState
 from channels_rabbitmq.wire.serializers import make_codec
 
@@ -29,7 +30,7 @@ async def layer(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LoopLayer]:
     layer = LoopLayer(
         options,
         codec,
-        "channels_me",
+        QueueNames(newest="channels_me"),
         LocalState(options, codec.decode),
         None,
         on_end=lambda loop_layer: None,
