@@ -45,7 +45,7 @@ from ..wire.serializers import Codec
 from .normal_queues import NormalQueues, queue_name, renewal_interval
 from .on_demand_consumer import OnDemandConsumer
 from .recovery import Recovery
-from .topology import Topology
+from .topology import LEAST_CHANNELS, Topology
 
 logger = logging.getLogger(__name__)
 
@@ -219,11 +219,14 @@ class NormalChannels:
             self._background.call_later(retry, partial(self.update, name))
 
     def _make_consumer(self, topology: Topology, name: str) -> OnDemandConsumer:
-        if len(self._consumers) >= _MANY_CONSUMERS:
+        most = topology.protocol.channel_max - LEAST_CHANNELS + 1
+        if len(self._consumers) >= min(_MANY_CONSUMERS, most):
             for idle, consumer in list(self._consumers.items()):
                 if consumer.idle:
                     del self._consumers[idle]
                     consumer.amqp_channel.close()
+        if len(self._consumers) >= most:
+            raise ChannelClosed("no AMQP channel is free for another consumer")
         amqp_channel = topology.protocol.open_channel(
             on_delivery=partial(self._deliver, name),
             on_closed=partial(self._consumer_closed, name),

@@ -16,7 +16,14 @@ from ..amqp.frames import Method
 from ..amqp.futures import Shared, retrieve
 from ..amqp.protocol import Protocol
 from ..config.options import Options
-from ..errors import ConnectionClosed, NotConnected, NotFound, PreconditionFailed, ResourceLocked
+from ..errors import (
+    ChannelClosed,
+    ConnectionClosed,
+    NotConnected,
+    NotFound,
+    PreconditionFailed,
+    ResourceLocked,
+)
 from ..local.background import Background
 from ..local.queue_names import QueueNames
 
@@ -44,6 +51,10 @@ _LEAST_SILENCE = 5.0
 #: Seconds for each answer of RabbitMQ while a topology starts.
 _START_TIMEOUT = 30.0
 
+#: The AMQP channels that a connection must have: for publishing in two ways, for bindings, for
+#: deliveries, and one each for calls, for a normal channel's consumer and for users' publishes.
+LEAST_CHANNELS = 7
+
 #: The tag of the process's consumer. One is enough: it has an AMQP channel of its own.
 _CONSUMER_TAG = "channels_rabbitmq"
 
@@ -66,6 +77,11 @@ class Topology:
         on_delivery: OnDelivery,
         on_oversized: OnOversized,
     ) -> None:
+        if protocol.channel_max < LEAST_CHANNELS:
+            raise ChannelClosed(
+                f"channel_max {protocol.channel_max} allows too few AMQP channels: a connection of "
+                f"the layer needs {LEAST_CHANNELS}"
+            )
         self.protocol = protocol
         #: For what concerns other queues than the process's own: an error stays with its call.
         self.calls = Calls(protocol)

@@ -71,6 +71,8 @@ class FakeRabbit:
         self.full: set[str] = set()
         #: Publishes are not confirmed.
         self.confirms = True
+        #: How many AMQP channels it allows on a connection.
+        self.channel_max = 2047
 
     # What tests do
 
@@ -111,7 +113,7 @@ class FakeRabbit:
 
     async def serve(self, peer: ScriptedServer) -> None:
         """Serve one connection: the script of :func:`tests.helpers.scripted.serve`."""
-        await peer.handshake()
+        await peer.handshake(channel_max=self.channel_max)
         link = Link(peer)
         self.links.append(link)
         try:

@@ -11,6 +11,8 @@ from channels.exceptions import ChannelFull
 from pamqp.commands import Basic, Queue
 
 from channels_rabbitmq.broker import normal_channels as module
+from channels_rabbitmq.broker.topology import LEAST_CHANNELS
+from channels_rabbitmq.connection import Connection
 from channels_rabbitmq.errors import AccessRefused, NotConnected
 from channels_rabbitmq.wire.messages import Message
 from tests.helpers.waiting import until
@@ -451,3 +453,18 @@ class TestFlushAndEnd:
         await until(lambda: any(rabbit.links[0].unacknowledged.values()))
         assert not here.state.normal.box("jobs").queue
         waiting.cancel()
+
+
+async def test_few_amqp_channels(rabbit: FakeRabbit, port: int) -> None:
+    """With the least channel_max all kinds of operations work, several normal channels in turn."""
+    rabbit.channel_max = LEAST_CHANNELS
+    async with process(port) as one:
+        topology = await one.recovery.wait_topology()
+        await one.groups.add("room", f"{one.queue_name}!a")
+        for name in ("one", "two", "three"):
+            await one.normal.group_add("room", name)
+            await one.normal.send(name, one.encode(name, {"n": name}))
+            assert await receive(one, name) == {"n": name}
+        assert await one.peers.group_members("room", 1.0)
+        await Connection(topology.protocol, None).publish(b"x", routing_key="q")
+        assert one.recovery.topology is topology

@@ -418,3 +418,23 @@ class TestEnd:
         here.recovery.disown()
         await here.recovery.wait_topology()
         await here.close()
+
+
+@pytest.mark.parametrize("channel_max", range(1, 7))
+async def test_channel_max_too_small(
+    rabbit: FakeRabbit, port: int, caplog: pytest.LogCaptureFixture, channel_max: int
+) -> None:
+    """A channel_max that is too small is said, with what is needed, and tried again."""
+    rabbit.channel_max = channel_max
+    listener = Process(port)
+    try:
+        line = await until(lambda: [line for line in caplog.messages if "Cannot connect" in line])
+        assert line[0].endswith(
+            f"channel_max {channel_max} allows too few AMQP channels: a connection of the layer "
+            "needs 7"
+        )
+        assert listener.recovery.topology is None
+        rabbit.channel_max = 7
+        await listener.recovery.wait_topology()
+    finally:
+        await listener.close()
