@@ -215,8 +215,8 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
     async def group_add(self, group: str, channel: str) -> None:
         """Add a channel to a group; return once the group's messages reach it.
 
-        While RabbitMQ is away it returns after ``send_timeout``; the membership takes effect
-        when RabbitMQ is back. A call that is cancelled adds nothing.
+        While RabbitMQ is away it returns after ``send_timeout``, which an outage costs once; the
+        membership takes effect when RabbitMQ is back. A call that is cancelled adds nothing.
 
         A channel of another process is added by that process, on being asked; nothing happens if
         the process has gone. Raises :class:`~channels_rabbitmq.errors.NotAnswered` if it does not

@@ -165,6 +165,7 @@ class NormalChannels:
     async def _prepare_to_publish(self, name: str, topology: Topology) -> Topology:
         """Wait until a topology takes publishes and has the channel's queue."""
         if topology.blocked is not None:
+            await asyncio.sleep(0)  # or a plain loop of sends never hears of the end
             raise NotConnected(f"RabbitMQ takes no messages: {topology.blocked}")
         await topology.wait_writable()
         await self._queues.ensure(topology, name)

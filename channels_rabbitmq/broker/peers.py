@@ -396,7 +396,7 @@ class Peers:
             try:
                 topology = await self._recovery.wait_topology()
                 await topology.publish_mandatory("", sender, body)
-            except (AmqpError, LoopEnded, StopConsumer):
+            except (TimeoutError, AmqpError, LoopEnded, StopConsumer):
                 return  # its queue is full, and it asks again; or it, or this process, has gone
 
     def _handle_answer(self, sender: str, message: Message) -> None:

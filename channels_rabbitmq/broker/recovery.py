@@ -27,6 +27,7 @@ from ..config.options import Options
 from ..errors import AmqpError, ConnectionClosed, LoopEnded, describe, is_retryable
 from ..local.queue_names import QueueNames
 from ..log import RateLimitedWarning
+from .outage import Outage
 from .topology import Topology
 
 _T = TypeVar("_T")
@@ -100,6 +101,17 @@ def delays(
         delay = min(2 * delay, longest)
 
 
+def _finish(waiters: set[asyncio.Future[None]], error: Exception | None) -> None:
+    """Let those go on who wait; with an error, that is raised there."""
+    for waiter in waiters:
+        if waiter.done():
+            continue  # cancelled, and its callback is yet to come
+        if error is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(error)
+
+
 class Recovery:
     """Keeps one topology alive, on the event loop that made it, from the start until closed.
 
@@ -115,8 +127,14 @@ class Recovery:
         self._state = StateMachine("recovery", RECOVERY_MOVES, RecoveryState.CONNECTING)
         #: The live topology. None in all states but LIVE and, until the loop runs again, CUT.
         self.topology: Topology | None = None
-        #: Done while there is a live topology, failed once none will be; made anew as one ends.
-        self._live: asyncio.Future[Topology] = self._loop.create_future()
+        self._outage = Outage(options.send_timeout)
+        #: Fails those who wait no longer than the outage's time.
+        self._give_up_timer: asyncio.TimerHandle | None = None
+        #: A future for each call that waits for a live topology: in time, and however long.
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._patient_waiters: set[asyncio.Future[None]] = set()
+        #: Why there will be no topology any more; None while there may be one.
+        self._over: Exception | None = None
         #: The connection that is being made or used, or was last.
         self._protocol: Protocol | None = None
         self._delays = delays(options.max_reconnect_delay)
@@ -137,14 +155,28 @@ class Recovery:
 
     # Waiting for RabbitMQ
 
-    async def wait_topology(self) -> Topology:
-        """Wait for a live topology.
+    async def wait_topology(self, *, patient: bool = False) -> Topology:
+        """Wait for a live topology: until an outage has cost ``send_timeout``, or ``patient``-ly.
 
-        Raises :class:`channels.exceptions.StopConsumer` once closed, and
+        Raises :class:`TimeoutError` after that time, and at once for the rest of the outage;
+        :class:`channels.exceptions.StopConsumer` once closed, and
         :class:`~channels_rabbitmq.errors.LoopEnded` once the recovery ended by itself.
         """
+        waiters = self._patient_waiters if patient else self._waiters
         while self.topology is None:
-            await asyncio.shield(self._live)
+            if self._over is not None:
+                raise self._over.with_traceback(None)
+            if not patient and self._has_given_up():
+                # In a turn of its own, or a plain loop of calls would never let RabbitMQ be back.
+                await asyncio.sleep(0)
+                if self._has_given_up():
+                    raise TimeoutError
+                continue
+            # A future for each: thousands may wait, and each may be cancelled.
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            waiters.add(waiter)
+            waiter.add_done_callback(waiters.discard)
+            await waiter
         return self.topology
 
     async def run(self, operation: Callable[[Topology], Awaitable[_T]]) -> _T:
@@ -201,10 +233,30 @@ class Recovery:
         return self.state not in (RecoveryState.CLOSING, RecoveryState.CLOSED)
 
     def _fail_waiters(self, error: Exception) -> None:
-        if self._live.done():  # with a topology that is not to be used any more
-            self._live = self._loop.create_future()
-        self._live.set_exception(error)
-        self._live.exception()  # nobody needs to have waited
+        self._over = error
+        self._end_outage()
+        _finish(self._waiters, error)
+        _finish(self._patient_waiters, error)
+
+    # The outage
+
+    def _has_given_up(self) -> bool:
+        return self.topology is None and self._outage.is_given_up(self._loop.time())
+
+    def _begin_outage(self) -> None:
+        self._outage.begin(self._loop.time())
+        if self._give_up_timer is None and self._outage.due is not None:
+            self._give_up_timer = self._loop.call_at(
+                self._outage.due, _finish, self._waiters, TimeoutError()
+            )
+
+    def _end_outage(self) -> None:
+        self._outage.end()
+        if self._give_up_timer is not None:
+            self._give_up_timer.cancel()
+            self._give_up_timer = None
+
+    # The end of the task
 
     def _end_by_itself(self) -> None:
         """Tell the listener and those who wait, unless it was closed."""
@@ -237,6 +289,7 @@ class Recovery:
     # The task
 
     async def _run(self) -> None:
+        self._begin_outage()
         try:
             await self._keep_connected()
         except GeneratorExit:
@@ -311,10 +364,9 @@ class Recovery:
         reason = await topology.ended
         self.topology = None
         self._delay = next(self._delays)
-        if self.state in (RecoveryState.LIVE, RecoveryState.CUT):
-            self._live = self._loop.create_future()
         if self.state is RecoveryState.LIVE:
             self._state.move(RecoveryState.CONNECTING)
+            self._begin_outage()
             self._tell(self._listener.topology_ended)
         if self.state is RecoveryState.CONNECTING:
             if reason is None:
@@ -330,7 +382,9 @@ class Recovery:
     def _offer(self, topology: Topology) -> None:
         self._state.move(RecoveryState.LIVE)
         self.topology = topology
-        self._live.set_result(topology)
+        self._end_outage()
+        _finish(self._waiters, None)
+        _finish(self._patient_waiters, None)
         logger.info("Connected to RabbitMQ at %s", topology.protocol.endpoint)
         topology.bind_only(self._listener.routing_keys())  # some came or went meanwhile
         self._tell(partial(self._listener.topology_started, topology))

@@ -113,21 +113,38 @@ class LoopLayer:
         return self._publish_when_ready(exchange, routing_key, body)
 
     async def _publish_when_ready(self, exchange: str, routing_key: str, body: bytes) -> None:
-        async with asyncio.timeout(self._options.send_timeout):
-            while True:
-                topology = await self.recovery.wait_topology()
-                if topology.ended.done():
-                    await asyncio.sleep(0)  # recovery learns of it in a turn of its own
-                elif topology.blocked is not None:
-                    raise NotConnected(f"RabbitMQ takes no messages: {topology.blocked}")
-                elif topology.usable:
-                    if routing_key in self._names.away and not exchange:
-                        await self.earlier.wait_back(routing_key)
-                        continue
-                    await topology.publish(exchange, routing_key, body)
-                    return
-                else:
-                    await topology.wait_writable()
+        timeout = self._options.send_timeout
+        sent = False
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    topology = await self.recovery.wait_topology()
+                    if topology.ended.done():
+                        await asyncio.sleep(0)  # recovery learns of it in a turn of its own
+                    elif topology.blocked is not None:
+                        await asyncio.sleep(0)  # or a plain loop of sends never hears of the end
+                        raise NotConnected(f"RabbitMQ takes no messages: {topology.blocked}")
+                    elif topology.usable:
+                        if routing_key in self._names.away and not exchange:
+                            await self.earlier.wait_back(routing_key)
+                            continue
+                        sent = True
+                        await topology.publish(exchange, routing_key, body)
+                        return
+                    else:
+                        await topology.wait_writable()
+        except TimeoutError:
+            if sent:
+                raise NotConnected(
+                    f"RabbitMQ did not confirm the message within send_timeout ({timeout:g} s)",
+                    sent=True,
+                ) from None
+            live = self.recovery.topology
+            if live is not None and not live.usable:
+                raise NotConnected(
+                    f"RabbitMQ did not read from the socket within send_timeout ({timeout:g} s)"
+                ) from None
+            raise
 
     async def _publish_when_back(self, queue_name: str, body: bytes) -> None:
         """Publish to a queue of an earlier name, once that is ours again: now it would be lost."""
@@ -276,8 +293,8 @@ class LoopLayer:
     # The connection, and the end
 
     async def protocol(self) -> Protocol:
-        """Wait for the open connection."""
-        return (await self.recovery.wait_topology()).protocol
+        """Wait for the open connection, however long."""
+        return (await self.recovery.wait_topology(patient=True)).protocol
 
     async def close(self) -> None:
         """Close the connection. May be called again, also at the same time.

@@ -333,6 +333,81 @@ class TestRun:
                 await late
 
 
+class TestOutage:
+    """While RabbitMQ is away, calls wait for it once; see test_outage.py for the times."""
+
+    async def test_calls_wait_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Those under way end together; later ones end at once, in a turn of their own."""
+        monkeypatch.setattr(module, "FIRST_DELAY", 1000.0)
+        here = Process(1, send_timeout=0.1)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        first = await asyncio.gather(
+            *(here.recovery.wait_topology() for _ in range(100)), return_exceptions=True
+        )
+        assert {type(error) for error in first} == {TimeoutError}
+        assert loop.time() - began >= 0.1
+        turns = itertools.count()
+
+        def turn() -> None:
+            next(turns)
+            loop.call_soon(turn)
+
+        turn()
+        monkeypatch.setattr(loop, "call_at", None)  # nothing is waited for any more
+        for _ in range(10):
+            with pytest.raises(TimeoutError):
+                await here.recovery.wait_topology()
+        assert next(turns) >= 10
+        monkeypatch.undo()
+        await here.close()
+
+    async def test_its_end(self, rabbit: FakeRabbit, port: int) -> None:
+        """Once RabbitMQ is back there is no time to give up any more, and a patient one has it."""
+        rabbit.silent = (Basic.Consume,)
+        here = Process(port, send_timeout=0.05)
+        patient = asyncio.create_task(here.recovery.wait_topology(patient=True))
+        with pytest.raises(TimeoutError):
+            await here.recovery.wait_topology()
+        assert not patient.done()
+        rabbit.silent = ()
+        rabbit.cut()
+        topology = await asyncio.wait_for(patient, 5)
+        assert await here.recovery.wait_topology() is topology
+        await asyncio.sleep(0.06)
+        assert here.recovery.topology is topology
+        await here.close()
+
+    async def test_the_next_one(self, rabbit: FakeRabbit, port: int) -> None:
+        """It begins when the connection is lost, and calls wait for its end."""
+        async with process(port, send_timeout=5) as here:
+            for _ in range(3):
+                first = here.recovery.topology
+                rabbit.cut()
+                await until(lambda first=first: here.recovery.topology is not first)  # type: ignore[misc]
+                assert await here.recovery.wait_topology() is not first
+
+    async def test_waiting_leaves_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Calls that were cancelled, or gave up, are not remembered."""
+        monkeypatch.setattr(module, "FIRST_DELAY", 1000.0)
+        here = Process(1, send_timeout=0.1)
+        calls = [
+            asyncio.ensure_future(here.recovery.wait_topology(patient=patient))
+            for patient in [True, False] * 500
+        ]
+        await until(lambda: len(here.recovery._waiters) == 500)
+        for call in calls[::4]:
+            call.cancel()
+        await asyncio.wait(calls[1::2])
+        for call in calls[2::4]:
+            call.cancel()
+        await asyncio.wait(calls)
+        await asyncio.sleep(0)
+        assert not here.recovery._waiters
+        assert not here.recovery._patient_waiters
+        await here.close()
+
+
 class TestEnd:
     """The ends of a recovery: closed, cancelled with its loop, cut, or never begun."""
 

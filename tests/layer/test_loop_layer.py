@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 
@@ -32,6 +33,7 @@ class Scripted(Topology):
         self.alarm: str | None = None
         #: Exchange, routing key and body of each publish that went out.
         self.published: list[tuple[str, str, bytes]] = []
+        self.confirms = True
         #: Not None once the connection is lost.
         self.lost: Exception | None = None
 
@@ -54,7 +56,8 @@ class Scripted(Topology):
             future.set_exception(self.lost)
         else:
             self.published.append((exchange, routing_key, body))
-            self.loop.call_soon(lambda: future.done() or future.set_result(None))
+            if self.confirms:
+                self.loop.call_soon(lambda: future.done() or future.set_result(None))
         return future
 
     def lose(self) -> None:
@@ -125,6 +128,59 @@ async def test_publish_without_a_connection(make: Make) -> None:
     """It waits for one, at most send_timeout."""
     with pytest.raises(TimeoutError):
         await make().publish("", "queue", b"")
+
+
+async def test_publish_in_a_long_outage_yields(make: Make) -> None:
+    """A plain loop of sends that end at once, as the outage is long, lets others run."""
+    loop_layer = make(send_timeout=0.05)
+    refused = 0
+
+    async def send_for_ever() -> None:
+        nonlocal refused
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await loop_layer.publish("", "queue", b"")
+            refused += 1
+
+    sending = asyncio.create_task(send_for_ever())
+    await until(lambda: refused > 10)
+    loop_layer.recovery.topology = topology = Scripted()
+    await until(lambda: topology.published)
+    topology.alarm = "low on memory"
+    sending.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await sending
+
+    async def send_in_an_alarm() -> None:
+        while topology.alarm:
+            with contextlib.suppress(NotConnected):
+                await loop_layer.publish("", "queue", b"")
+
+    sending = asyncio.create_task(send_in_an_alarm())
+    await asyncio.sleep(0)
+    topology.alarm = None
+    await asyncio.wait_for(sending, 5)
+
+
+async def test_publish_whose_confirm_is_late(make: Make) -> None:
+    """What was waited for before counts: the time is for the call as a whole."""
+    loop_layer = make(send_timeout=0.1)
+    loop_layer.recovery.topology = topology = Scripted()
+    topology.alarm = "low on memory"
+    with pytest.raises(NotConnected) as caught:
+        await loop_layer.publish("", "queue", b"")
+    assert not caught.value.sent
+    topology.alarm = None
+    topology.full_socket = asyncio.Event()
+    with pytest.raises(NotConnected, match="did not read from the socket"):
+        await loop_layer.publish("", "queue", b"")
+    sending = asyncio.ensure_future(loop_layer.publish("", "queue", b""))
+    topology.confirms = False
+    await asyncio.sleep(0)
+    topology.full_socket.set()
+    with pytest.raises(NotConnected, match="did not confirm") as caught:
+        await sending
+    assert caught.value.sent
 
 
 async def test_publish_during_an_alarm(make: Make) -> None:
