@@ -53,6 +53,8 @@ logger = logging.getLogger(__name__)
 #: that RabbitMQ lets nobody consume.
 _GONE_RETRY = 0.1
 _REFUSED_RETRY = 1.0
+#: Seconds for which a refused message is taken to mean that the queue is full, without a look.
+_LOOK_AFTER_NACK = 1.0
 #: Most seconds for giving messages back when the layer is closed.
 _GIVE_BACK_TIMEOUT = 2.0
 #: At so many consumers, the idle ones are closed: a connection has few AMQP channels.
@@ -145,6 +147,7 @@ class NormalChannels:
                 f"Channel {name} is full ({self._queues.limit(name)}), or not reached"
             ) from None
         except TimeoutError:
+            self._queues.forget(name)  # its node may be down: declaring it tells
             timeout = self._options.send_timeout
             raise NotConnected(
                 f"RabbitMQ did not answer within send_timeout ({timeout:g} s)", sent=sent
@@ -156,7 +159,11 @@ class NormalChannels:
         queue = queue_name(self._options.prefix, name)
         try:
             await topology.publish_mandatory("", queue, body)
-        except MessageReturned:
+        except ServerSentNack as err:
+            if not isinstance(err, MessageReturned):
+                # It is full, or its node is down.
+                await self._queues.ensure(topology, name, _LOOK_AFTER_NACK)
+                raise
             # Deleted, or expired after long idleness, so this message was never stored.
             self._queues.forget(name)
             await self._queues.ensure(topology, name)
@@ -210,6 +217,9 @@ class NormalChannels:
                 self._consumers[name] = self._make_consumer(topology, name)
         except _ENDED:
             retry = _REFUSED_RETRY  # unless the next topology starts before
+        except NotConnected as err:
+            self._warn_refused("Cannot receive from %s: %s", name, err)
+            retry = _REFUSED_RETRY
         except ChannelClosedByServer as err:
             self._mailboxes.fail_waiters(err, name)
         finally:
@@ -308,6 +318,8 @@ class NormalChannels:
                 await self._recovery.run(partial(self._bind_member, group, name))
         except TimeoutError:
             self._warn_not_bound("Group %s is not bound yet: RabbitMQ is away", group)
+        except NotConnected as err:
+            self._warn_binding_refused("Cannot bind %s for group %s: %s", name, group, err)
         except BaseException:  # cancelled, or refused by RabbitMQ
             self.undo_add(group, name, mine)
             raise
@@ -383,7 +395,7 @@ class NormalChannels:
                 await self._bind_member(group, name, topology)
             except _ENDED:
                 return
-            except ChannelClosedByServer as err:
+            except (ChannelClosedByServer, NotConnected) as err:
                 self._warn_binding_refused(
                     "Cannot bind %s for group %s: %s", name, group, describe(err)
                 )
@@ -409,7 +421,7 @@ class NormalChannels:
         self._phase = _Phase.CLOSING
         topology = self._recovery.topology
         if topology is not None and (self._consumers or not self._mailboxes.unused):
-            with contextlib.suppress(TimeoutError, AmqpError):
+            with contextlib.suppress(TimeoutError, AmqpError, NotConnected):
                 async with asyncio.timeout(_GIVE_BACK_TIMEOUT):
                     await self._give_back(topology)
         self.stop()

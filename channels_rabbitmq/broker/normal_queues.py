@@ -2,7 +2,8 @@
 
 https://channels.readthedocs.io/en/latest/channel_layer_spec.html#channels
 
-Each normal channel has one durable classic queue, which all processes share.
+Each normal channel has one durable queue, which all processes share: a classic one, which is on one
+node of a cluster and away while that is, or a quorum queue, as ``normal_queue_type`` says.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import pamqp.commands
 
 from ..config.options import Options
-from ..errors import AmqpError, NotFound, PreconditionFailed
+from ..errors import AmqpError, NotConnected, NotFound, PreconditionFailed
 from ..local.background import Background
 from .topology import Topology
 
@@ -46,7 +47,7 @@ def queue_arguments(options: Options, channel: str) -> Arguments:
     """
     return {
         # Whatever the virtual host's default is: a quorum queue counts its capacity less exactly.
-        "x-queue-type": "classic",
+        "x-queue-type": options.normal_queue_type,
         "x-message-ttl": options.expiry_ms,
         "x-max-length": options.capacity_of(channel),
         "x-overflow": "reject-publish",
@@ -74,17 +75,21 @@ class NormalQueues:
         self._foreign: set[str] = set()
         self._tasks = Background(loop)
 
-    async def ensure(self, topology: Topology, name: str) -> None:
+    async def ensure(self, topology: Topology, name: str, not_before: float | None = None) -> None:
         """Declare the queue of a channel, unless that was done a short while ago.
 
-        Raises :class:`.ChannelClosedByServer` where RabbitMQ refuses that.
+        How long ago is ``not_before``, or else the time in which no queue expires.
+
+        Raises :class:`.ChannelClosedByServer` where RabbitMQ refuses that, and
+        :class:`~channels_rabbitmq.errors.NotConnected` while the queue's node is down.
         """
         declared = self._declared.get(name)
-        if declared is not None and self._loop.time() - declared < self._renewal_interval:
+        limit = self._renewal_interval if not_before is None else not_before
+        if declared is not None and self._loop.time() - declared < limit:
             return
         task = self._declaring.get(name)
         if task is None:
-            task = self._tasks.spawn(self._declare(topology, name), AmqpError)
+            task = self._tasks.spawn(self._declare(topology, name), AmqpError, NotConnected)
             self._declaring[name] = task
             task.add_done_callback(partial(self._forget_task, name))
         await asyncio.shield(task)
@@ -106,11 +111,16 @@ class NormalQueues:
             declare = pamqp.commands.Queue.Declare(queue=queue, durable=True, arguments=arguments)
             try:
                 await topology.calls.run(declare)
+            except NotFound:
+                # What is to be declared is not found when it is there, and its node is not:
+                # https://www.rabbitmq.com/docs/classic-queues
+                raise NotConnected(
+                    f"the node of RabbitMQ that has the queue of channel {name} is down"
+                ) from None
             except PreconditionFailed:
                 self._foreign.add(name)
                 logger.warning(
-                    "Queue %s has other arguments than expiry and capacity ask for; it is used "
-                    "as it is",
+                    "Queue %s has other arguments than the options ask for; it is used as it is",
                     queue,
                 )
         self._declared[name] = self._loop.time()

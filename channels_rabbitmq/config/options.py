@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -115,6 +115,11 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
             parsers.capacities,
             "dict of a pattern of channel names -> the capacity of such a channel; first match",
         ),
+        "normal_queue_type": Option(
+            "classic",
+            parsers.queue_type,
+            "type of the queues of normal channels: 'classic', or 'quorum', which survive a node",
+        ),
         "symmetric_encryption_keys": Option(
             None, parsers.keys, "list of secrets: the first encrypts messages, all decrypt"
         ),
@@ -150,6 +155,7 @@ class OtherOptions(TypedDict, total=False):
     group_expiry: int
     capacity: int
     channel_capacity: Mapping[str | re.Pattern[str], int] | None
+    normal_queue_type: Literal["classic", "quorum"]
     symmetric_encryption_keys: list[str] | tuple[str, ...] | None
     serializer_format: str
     on_disconnect: Hook | None
@@ -181,6 +187,7 @@ class Options:
     group_expiry: int
     capacity: int
     channel_capacity: tuple[tuple[re.Pattern[str], int], ...]
+    normal_queue_type: str
     symmetric_encryption_keys: tuple[str, ...] = field(repr=False)
     serializer_format: str
     on_disconnect: Hook | None

@@ -181,6 +181,13 @@ def serializer(name: str, value: object) -> str:
     return value
 
 
+def queue_type(name: str, value: object) -> str:
+    """A type of queues that many may consume."""
+    if not isinstance(value, str) or value not in ("classic", "quorum"):
+        raise _wrong(name, value, "'classic' or 'quorum'")
+    return value
+
+
 def hook(name: str, value: object) -> Hook | None:
     """Something to call, or None."""
     if value is not None and not callable(value):

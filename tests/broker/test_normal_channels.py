@@ -147,6 +147,94 @@ class TestSending:
         assert here.events == ["started"]
 
 
+class TestNodeThatIsDown:
+    """The node of a cluster that has the channel's classic queue is down."""
+
+    @pytest.fixture
+    def down(self, rabbit: FakeRabbit) -> set[str]:
+        """The queues whose node is down: RabbitMQ knows them, and says "not found" all the same."""
+        queues: set[str] = set()
+        rabbit.refuse = lambda method: (
+            (404, f"NOT_FOUND - home node 'rabbit@a' of durable queue '{method.queue}' is down")
+            if getattr(method, "queue", "") in queues
+            else None
+        )
+        return queues
+
+    async def test_sending(self, here: Process, rabbit: FakeRabbit, down: set[str]) -> None:
+        """Sending says so, at once; and goes on when the node is back."""
+        down.add(QUEUE)
+        with pytest.raises(NotConnected, match="the queue of channel jobs is down"):
+            await send(here, 1)
+        down.clear()
+        await send(here, 2)
+        assert await receive(here) == {"n": 2}
+
+    async def test_message_that_is_refused(
+        self, here: Process, rabbit: FakeRabbit, down: set[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A nack is no proof of a full queue: the node may have gone since it was declared."""
+        monkeypatch.setattr(module, "_LOOK_AFTER_NACK", 0.0)
+        await send(here, 1)
+        rabbit.full.add(QUEUE)
+        with pytest.raises(ChannelFull, match="capacity 100"):
+            await send(here, 2)
+        down.add(QUEUE)
+        with pytest.raises(NotConnected, match="the queue of channel jobs is down"):
+            await send(here, 2)
+
+    async def test_message_that_is_not_confirmed(
+        self, rabbit: FakeRabbit, port: int, down: set[str]
+    ) -> None:
+        """After one that RabbitMQ said nothing to, the next fails at once if the node is down."""
+        async with process(port, send_timeout=0.3) as here:
+            await send(here, 1)
+            down.add(QUEUE)
+            rabbit.confirms = False
+            with pytest.raises(NotConnected, match="did not answer"):
+                await send(here, 2)
+            with pytest.raises(NotConnected, match="is down"):
+                await send(here, 3)
+
+    async def test_receiving(
+        self,
+        here: Process,
+        rabbit: FakeRabbit,
+        down: set[str],
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """Receiving waits: also when the node goes down meanwhile, with its consumers."""
+        monkeypatch.setattr(module, "_GONE_RETRY", 0.01)
+        monkeypatch.setattr(module, "_REFUSED_RETRY", 0.01)
+        receiving = asyncio.create_task(receive(here))
+        await until(lambda: QUEUE in rabbit.queues and rabbit.queues[QUEUE].consumer is not None)
+        down.add(QUEUE)
+        rabbit.delete_queue(QUEUE)
+        asked = len(rabbit.seen(Queue.Declare))
+        await until(lambda: len(rabbit.seen(Queue.Declare)) > asked + 2)
+        assert not receiving.done()
+        assert "Cannot receive from jobs: the node of RabbitMQ" in caplog.text
+        down.clear()
+        await send(here, 1)
+        assert await receiving == {"n": 1}
+
+    async def test_groups(
+        self,
+        rabbit: FakeRabbit,
+        port: int,
+        down: set[str],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """A membership stays, and is bound when the node is back."""
+        down.add(QUEUE)
+        async with process(port, expiry=0.5) as here:
+            await here.normal.group_add("room", "jobs")
+            assert "Cannot bind jobs for group room: the node of RabbitMQ" in caplog.text
+            down.clear()
+            await until(lambda: rabbit.bound() == {"room": [QUEUE]})
+
+
 class TestReceiving:
     """From a queue that is consumed while somebody waits."""
 

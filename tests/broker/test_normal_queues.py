@@ -53,6 +53,13 @@ def test_arguments() -> None:
     assert queue_arguments(options, "bigger")["x-max-length"] == 9
 
 
+def test_queue_type() -> None:
+    """The type is as chosen, with all else as it is."""
+    options = Options.from_config({"normal_queue_type": "quorum"})
+    classic = queue_arguments(Options.from_config({}), "c")
+    assert queue_arguments(options, "c") == {**classic, "x-queue-type": "quorum"}
+
+
 def test_the_longest_expiry() -> None:
     """RabbitMQ's 32 bits are not exceeded."""
     options = Options.from_config({"expiry": 4294967.295})
@@ -121,7 +128,7 @@ class TestDeclaring:
                 await queues.ensure(topology, "jobs")
                 queues.forget("jobs")
             assert self.declared(rabbit) == [False, True]
-            assert caplog.text.count("has other arguments than expiry and capacity ask for") == 1
+            assert caplog.text.count("has other arguments than the options ask for") == 1
             assert queues.limit("jobs") == "its queue was declared with another capacity"
             rabbit.delete_queue("asgi.channel::jobs")
             await queues.ensure(topology, "jobs")

@@ -69,6 +69,7 @@ class TestDefaults:
             group_expiry=0,
             capacity=100,
             channel_capacity=(),
+            normal_queue_type="classic",
             symmetric_encryption_keys=(),
             serializer_format="msgpack",
             on_disconnect=None,
@@ -285,6 +286,14 @@ class TestKeys:
         message = error(symmetric_encryption_keys=value)
         assert message.startswith("Option 'symmetric_encryption_keys' must be a list of str")
         assert "Zw" not in message
+
+
+@pytest.mark.parametrize("value", ["", None, 3, "stream", ["quorum"]])
+def test_wrong_queue_type(value: object) -> None:
+    """Normal channels have queues that many may consume, of two types."""
+    assert error(normal_queue_type=value).startswith(
+        "Option 'normal_queue_type' must be 'classic' or 'quorum'"
+    )
 
 
 class TestSerializerAndHooks:

@@ -291,6 +291,27 @@ async def test_a_cut_connection(make_layer: MakeLayer) -> None:
     assert received == sorted(received)  # type: ignore[type-var]
 
 
+async def test_quorum_queue(make_layer: MakeLayer) -> None:
+    """With a quorum queue, order, groups, capacity and expiry are as with a classic one."""
+    layer = make_layer(normal_queue_type="quorum", capacity=5, expiry=1)
+    for n in range(5):
+        await layer.send("jobs", {"n": n})
+    assert [(await layer.receive("jobs"))["n"] for _ in range(5)] == list(range(5))
+    await layer.group_add("room", "jobs")
+    await layer.group_send("room", {"n": 5})
+    assert await layer.receive("jobs") == {"n": 5}
+
+    async def fill() -> None:
+        for n in range(500):  # RabbitMQ counts them approximately
+            await layer.send("jobs", {"n": n})
+
+    with pytest.raises(ChannelFull):
+        await fill()
+    await asyncio.sleep(1.2)
+    await layer.send("jobs", {"n": "after all have expired"})
+    assert await layer.receive("jobs") == {"n": "after all have expired"}
+
+
 async def test_other_arguments(make_layer: MakeLayer, caplog: pytest.LogCaptureFixture) -> None:
     """A queue that is there with other arguments is used as it is, and told about once."""
     first, second = make_layer(capacity=2, expiry=30), make_layer(capacity=50, expiry=0.6)

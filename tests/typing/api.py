@@ -48,6 +48,7 @@ EVERY_OPTION: Config = {
     "group_expiry": 86400,
     "capacity": 100,
     "channel_capacity": {"thumbnails": 1000, re.compile(r".+!"): 50},
+    "normal_queue_type": "quorum",
     "symmetric_encryption_keys": ["secret"],
     "serializer_format": "json",
     "on_disconnect": plain_hook,
