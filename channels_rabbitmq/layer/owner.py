@@ -289,7 +289,11 @@ class Owner:
         is the owner then. They find the lock free by that time.
         """
         self._loop_layer = None
-        self._ownership.move(Ownership.CLOSED if self._closed else Ownership.UNOWNED)
+        if self._ownership.state is not Ownership.CLOSED:
+            try:
+                self._ownership.move(Ownership.CLOSED if self._closed else Ownership.UNOWNED)
+            except IllegalTransition:
+                self._ownership.move(Ownership.CLOSED)  # drop() or exit() came in between
         # Before its state is taken: what only waits for its end there is not to be kept.
         loop_layer.retire()
         local = LocalState(self._options, self.codec.decode)
@@ -349,10 +353,11 @@ class Owner:
 
     def _refuse_calls(self) -> LoopLayer | None:
         """Let no more calls in; give the LoopLayer that is left to end."""
-        if self._ownership.state is Ownership.OWNED:
-            self._ownership.move(Ownership.CLOSING)
-        elif self._ownership.state is Ownership.UNOWNED:
-            self._ownership.move(Ownership.CLOSED)
+        while not self._closed:
+            owned = self._ownership.state is Ownership.OWNED
+            # Without the lock another thread may have moved it since: then look again.
+            with contextlib.suppress(IllegalTransition):
+                self._ownership.move(Ownership.CLOSING if owned else Ownership.CLOSED)
         return self._loop_layer
 
     async def close(self) -> None:

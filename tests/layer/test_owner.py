@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 from asgiref.sync import async_to_sync
 from channels.exceptions import StopConsumer
 
+from channels_rabbitmq.broker.recovery import RecoveryState
 from channels_rabbitmq.config.options import Options
 from channels_rabbitmq.errors import IllegalTransition, LoopEnded
 from channels_rabbitmq.layer.loop_layer import LoopLayer
@@ -317,6 +318,56 @@ def test_dropped_while_a_loop_takes_over(owner: Owner, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(owner, "_make_loop_layer", make_and_drop)
     asyncio.run(main())
+
+
+class Interrupted:
+    """An owner's state machine in which something else comes first, once, at a certain move."""
+
+    def __init__(self, owner: Owner, move: Ownership, interrupt: Callable[[], None]) -> None:
+        self._machine = owner._ownership
+        self._move = move
+        self._interrupts = [interrupt]
+
+    @property
+    def state(self) -> Ownership:
+        """The present state."""
+        return self._machine.state
+
+    def move(self, state: Ownership) -> None:
+        """Enter a state."""
+        if state is self._move and self._interrupts:
+            self._interrupts.pop()()
+        self._machine.move(state)
+
+
+@pytest.mark.parametrize("end", [Owner.drop, Owner.exit])
+def test_ended_while_a_loop_is_released(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch, end: Callable[[Owner], None]
+) -> None:
+    """What takes no lock may come in the midst of a release, which ends all the same."""
+
+    async def main() -> LoopLayer:
+        loop_layer = await owner.run(look)
+        interrupted = Interrupted(owner, Ownership.UNOWNED, lambda: end(owner))
+        monkeypatch.setattr(owner, "_ownership", interrupted)
+        return loop_layer
+
+    loop_layer = asyncio.run(main())
+    assert state(owner) is Ownership.CLOSED
+    assert loop_layer.recovery.state is RecoveryState.CLOSED
+
+
+def test_released_while_it_exits(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of the interpreter counts, whatever another thread has just changed."""
+
+    async def main() -> None:
+        loop_layer = await owner.run(look)
+        interrupted = Interrupted(owner, Ownership.CLOSING, lambda: owner._loop_ended(loop_layer))
+        monkeypatch.setattr(owner, "_ownership", interrupted)
+        owner.exit()
+
+    asyncio.run(main())
+    assert state(owner) is Ownership.CLOSED
 
 
 def test_a_fork_starts_anew(owner: Owner) -> None:
