@@ -227,10 +227,14 @@ class Owner:
             if loop_layer is not None and not self._stays(loop_layer, transient):
                 self._release(loop_layer)
                 loop_layer = None
+            taken = loop_layer is None
             if loop_layer is None:
                 loop_layer = self._take(loop, transient)
-                loop_layer.portal.tell(self._do_posted, loop_layer)
-            return loop_layer
+        if taken and loop_layer.loop is loop:
+            self._do_posted(loop_layer)  # ahead of the call: it was asked for before
+        elif taken:
+            loop_layer.portal.tell(self._do_posted, loop_layer)
+        return loop_layer
 
     def _stays(self, loop_layer: LoopLayer, transient: bool) -> bool:
         """Whether the owner stays, as another loop calls. The lock is held."""

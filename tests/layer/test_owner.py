@@ -252,6 +252,18 @@ def test_what_is_posted_is_kept_for_the_next_owner(owner: Owner) -> None:
     assert len(done) == 3
 
 
+def test_what_was_posted_comes_first(owner: Owner) -> None:
+    """A call on a loop that takes over runs after what was posted before it."""
+    order: list[str] = []
+
+    async def call(loop_layer: LoopLayer) -> None:
+        order.append("called")
+
+    owner.post(lambda loop_layer: order.append("posted"))
+    asyncio.run(owner.run(call))
+    assert order == ["posted", "called"]
+
+
 # The end
 
 
