@@ -154,7 +154,7 @@ class Owner:
         loop = asyncio.get_running_loop()
         while True:
             loop_layer = self._loop_layer
-            if loop_layer is None or loop_layer.loop is not loop:
+            if loop_layer is None or loop_layer.loop is not loop or loop_layer.ended:
                 loop_layer = self._loop_layer_for(loop, repeat)
             try:
                 if loop_layer.loop is loop:
@@ -172,9 +172,9 @@ class Owner:
     def here(self) -> LoopLayer | None:
         """Give the LoopLayer if the running loop owns it; an operation on it may be awaited."""
         loop_layer = self._loop_layer
-        if loop_layer is None or loop_layer.loop is not asyncio.get_running_loop():
+        if loop_layer is None or loop_layer.ended:
             return None
-        return loop_layer
+        return loop_layer if loop_layer.loop is asyncio.get_running_loop() else None
 
     def _give_back(
         self,

@@ -300,6 +300,18 @@ def test_close_ends_calls_that_wait(owner: Owner, crossing: bool) -> None:
     asyncio.run(main())
 
 
+async def test_calls_while_it_closes(owner: Owner) -> None:
+    """From the beginning of close() on, calls on the owning loop are refused as well."""
+    await owner.run(look)
+    closing = asyncio.ensure_future(owner.close())
+    await asyncio.sleep(0)
+    assert state(owner) is Ownership.CLOSING
+    assert owner.here() is None
+    with pytest.raises(StopConsumer):
+        await owner.run(look)
+    await closing
+
+
 async def test_a_collected_layer_leaves_its_loop(owner: Owner) -> None:
     """What was dropped ends on its loop, and refuses calls."""
     loop_layer = await owner.run(look)
