@@ -361,7 +361,7 @@ class Recovery:
             # It works, however shortly: cuts in quick succession are no reason to stay away.
             self._delays = delays(self._options.max_reconnect_delay)
             self._offer(topology)
-        reason = await topology.ended
+        reason = await asyncio.shield(topology.ended)  # others wait for it too
         self.topology = None
         self._delay = next(self._delays)
         if self.state is RecoveryState.LIVE:

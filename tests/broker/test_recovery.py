@@ -295,6 +295,21 @@ class TestRun:
             )
             assert here.recovery.topology is not first
 
+    async def test_cancelled_meanwhile(self, port: int) -> None:
+        """The end of the recovery cancels nobody who waits for the end of a topology."""
+        here = Process(port)
+        await here.recovery.wait_topology()
+
+        async def operation(topology: Topology) -> None:
+            raise ConnectionClosed("the connection is closing")
+
+        waiting = asyncio.create_task(here.recovery.run(operation))
+        await asyncio.sleep(0)
+        here.recovery.cancel()
+        with pytest.raises(LoopEnded):
+            await waiting
+        await here.close()
+
     @pytest.mark.parametrize(
         "error", [ServerSentNack("full"), NotFound(404, "no queue"), ValueError()]
     )
