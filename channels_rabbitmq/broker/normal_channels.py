@@ -29,6 +29,7 @@ from ..errors import (
     ChannelClosed,
     ChannelClosedByServer,
     ConnectionClosed,
+    LoopEnded,
     MessageReturned,
     NotConnected,
     NotFound,
@@ -307,7 +308,8 @@ class NormalChannels:
         """Bind the channel's queue for a group; return once that is done.
 
         While RabbitMQ is away it returns after ``send_timeout``, and binds on reconnection. A
-        ``claim`` is for calls from other loops, as in :meth:`.Groups.add`.
+        ``claim`` is for calls from other loops, and :class:`~channels_rabbitmq.errors.LoopEnded`
+        raised, as in :meth:`.Groups.add`.
         """
         self._note_use(name)
         mine = claim or object()
@@ -323,6 +325,8 @@ class NormalChannels:
         except BaseException:  # cancelled, or refused by RabbitMQ
             self.undo_add(group, name, mine)
             raise
+        if self._phase is _Phase.CLOSED:
+            raise LoopEnded(started=False)  # the claim is given up: see stop()
         if claim is None and name in self._memberships.members(group):
             self._memberships.establish(group, name, self._loop.time())
 

@@ -11,9 +11,9 @@ from channels.exceptions import ChannelFull
 from pamqp.commands import Basic, Queue
 
 from channels_rabbitmq.broker import normal_channels as module
-from channels_rabbitmq.broker.topology import LEAST_CHANNELS
+from channels_rabbitmq.broker.topology import LEAST_CHANNELS, Topology
 from channels_rabbitmq.connection import Connection
-from channels_rabbitmq.errors import AccessRefused, NotConnected
+from channels_rabbitmq.errors import AccessRefused, LoopEnded, NotConnected
 from channels_rabbitmq.wire.messages import Message
 from tests.helpers.waiting import until
 
@@ -473,6 +473,19 @@ class TestGroups:
         rabbit.cut()
         await asyncio.gather(*adding)
         assert rabbit.bound() == {"a": [QUEUE]}
+
+    async def test_bound_meanwhile(self, here: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A call whose binding was made before it heard that another loop took over asks again."""
+        bind = here.normal._bind_member
+
+        async def bind_and_stop(group: str, name: str, topology: Topology) -> None:
+            await bind(group, name, topology)
+            here.normal.stop()
+
+        monkeypatch.setattr(here.normal, "_bind_member", bind_and_stop)
+        with pytest.raises(LoopEnded):
+            await here.normal.group_add("room", "jobs")
+        assert here.state.normal_memberships.pairs == []
 
     async def test_renewed(
         self,
