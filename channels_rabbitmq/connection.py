@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeGuard, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
 
 import pamqp.commands
 
@@ -22,7 +22,7 @@ from .amqp.channel import Channel
 from .amqp.connect import connect
 from .amqp.consumer import Delivery, QueueConsumer
 from .amqp.frames import FRAME_OVERHEAD, NO_PROPERTIES, Method
-from .amqp.futures import follow, without_result
+from .amqp.futures import follow, retrieve, without_result
 from .amqp.protocol import Protocol
 from .errors import AmqpError, ChannelClosed, ConnectionClosed, LoopEnded
 
@@ -80,9 +80,8 @@ class Connection(carehare.Connection):
         self.protocol = protocol
         #: The way to that loop from others; None where no other loop uses the connection.
         self._portal = portal
-        #: What :attr:`closed` gave out last. Given out again on that loop, so that a program can
-        #: ask ``closed.done()`` at any time.
-        self._closed: asyncio.Future[None] | None = None
+        #: What :attr:`closed` gave out.
+        self._closed = _PerLoop()
         # The rest is used on the protocol's loop only.
         #: One publishing channel for each exchange, so that errors stay with the exchange.
         self._publishers: dict[str, Channel] = {}
@@ -113,9 +112,7 @@ class Connection(carehare.Connection):
     @property
     def closed(self) -> asyncio.Future[None]:
         """Done once the connection is closed; fails with why, unless we closed it."""
-        if not _can_be_given_again(self._closed):
-            self._closed = self._submit(lambda: follow(self.protocol.closed))
-        return self._closed
+        return self._closed.get(lambda: self._submit(lambda: follow(self.protocol.closed)))
 
     async def close(self) -> None:
         """Close the connection; the layer then makes another. May be called again.
@@ -398,17 +395,16 @@ class Consumer:
         self._held: int | None = None
         #: Set by :meth:`close`.
         self._closing = False
-        #: What :attr:`closed` gave out last. Given out again on that loop, so that a program can
-        #: ask ``closed.done()`` at any time.
-        self._closed: asyncio.Future[None] | None = None
+        #: What :attr:`closed` gave out.
+        self._closed = _PerLoop()
         connection._tell(self._begin)
 
     @property
     def closed(self) -> asyncio.Future[None]:
         """Done once the consumer is closed; fails with why, unless we closed it."""
-        if not _can_be_given_again(self._closed):
-            self._closed = self._connection._submit(lambda: self._engine().wait_closed())
-        return self._closed
+        return self._closed.get(
+            lambda: self._connection._submit(lambda: self._engine().wait_closed())
+        )
 
     async def next_delivery(self) -> tuple[bytes, int]:
         """Wait for a message; give its body and its delivery tag for :meth:`ack`.
@@ -514,6 +510,29 @@ class Consumer:
         return await self._engine().next_delivery()
 
 
+class _PerLoop:
+    """A future for each event loop that asks, and the same one whenever that asks again.
+
+    So a program can ask ``closed.done()`` at any time, from any number of loops.
+    """
+
+    def __init__(self) -> None:
+        self._futures: dict[asyncio.AbstractEventLoop, asyncio.Future[None]] = {}
+
+    def get(self, start: Callable[[], asyncio.Future[None]]) -> asyncio.Future[None]:
+        """Give the future of the running loop, which ``start()`` makes if there is none."""
+        loop = asyncio.get_running_loop()
+        future = self._futures.get(loop)
+        if future is None or future.cancelled():
+            # Each loop changes its own entry only, and is not closed while it does.
+            for other in list(self._futures):
+                if other.is_closed():
+                    self._futures.pop(other, None)
+            future = self._futures[loop] = start()
+            future.add_done_callback(retrieve)  # who only asks whether it is done
+        return future
+
+
 def _fail_soon(loop: asyncio.AbstractEventLoop, error: Exception) -> asyncio.Future[Any]:
     """Make a future that fails in the next turn of the event loop.
 
@@ -528,15 +547,6 @@ def _fail_soon(loop: asyncio.AbstractEventLoop, error: Exception) -> asyncio.Fut
 
     loop.call_soon(fail)
     return future
-
-
-def _can_be_given_again(closed: asyncio.Future[None] | None) -> TypeGuard[asyncio.Future[None]]:
-    """Whether a future that was given out before can be given out on the running loop."""
-    return (
-        closed is not None
-        and not closed.cancelled()
-        and closed.get_loop() is asyncio.get_running_loop()
-    )
 
 
 def _require_short_string(argument: str, value: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable
 
@@ -62,6 +63,36 @@ async def test_loop_that_ended() -> None:
         portal.end()
         connection = Connection(opened.protocol, portal)
         await asyncio.to_thread(lambda: asyncio.run(use(connection)))
+
+
+async def test_closed_is_asked_by_two_loops() -> None:
+    """Two loops that ask ``closed.done()`` again and again start one call each, without noise."""
+    started: list[int] = []
+    noise: list[object] = []
+    both = threading.Barrier(2)
+
+    async def ask(connection: Connection) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda loop, context: noise.append(context))
+        for _ in range(20):
+            assert not connection.closed.done()
+            await asyncio.sleep(0.005)
+        started.append(len(asyncio.all_tasks()) - 1)
+        both.wait(10)
+        connection.protocol.loop.call_soon_threadsafe(
+            connection.protocol.abort, ConnectionResetError()
+        )
+        await until(lambda: connection.closed.done())
+
+    async with connected(nothing) as opened:
+        made = [Connection(opened.protocol, Portal(opened.protocol.loop, lambda: None))]
+        await asyncio.gather(
+            *(asyncio.to_thread(lambda: asyncio.run(ask(made[0]))) for _ in range(2))
+        )
+        made.clear()
+        gc.collect()
+    assert started == [1, 1]
+    assert not noise
 
 
 async def test_publishing_in_vain_lets_others_run() -> None:
