@@ -84,7 +84,7 @@ class Groups:
             try:
                 await self._bind(group, key, now + self._options.send_timeout)
             except TimeoutError:
-                self._warn_binding("Group %s is not bound yet: RabbitMQ is away", group)
+                self._warn_not_bound(group)
             except BaseException:
                 self.undo_add(group, channel, mine)
                 raise
@@ -158,6 +158,18 @@ class Groups:
 
         async with asyncio.timeout_at(due):
             await self._recovery.run(bind)
+
+    def _warn_not_bound(self, group: str) -> None:
+        topology = self._recovery.topology
+        if topology is None:
+            self._warn_binding("Group %s is not bound yet: RabbitMQ is away", group)
+        else:
+            self._warn_binding(
+                "Group %s is not bound yet: RabbitMQ is slow, %d of %d groups are not bound",
+                group,
+                topology.unbound,
+                len(self._memberships.groups),
+            )
 
     def _unbind_if_empty(self, group: str) -> None:
         topology = self._recovery.topology

@@ -319,7 +319,10 @@ class NormalChannels:
             async with asyncio.timeout(self._options.send_timeout):
                 await self._recovery.run(partial(self._bind_member, group, name))
         except TimeoutError:
-            self._warn_not_bound("Group %s is not bound yet: RabbitMQ is away", group)
+            if self._recovery.topology is None:
+                self._warn_not_bound("Group %s is not bound yet: RabbitMQ is away", group)
+            else:
+                self._warn_not_bound("Group %s is not bound yet: RabbitMQ is slow", group)
         except NotConnected as err:
             self._warn_binding_refused("Cannot bind %s for group %s: %s", name, group, err)
         except BaseException:  # cancelled, or refused by RabbitMQ
@@ -348,7 +351,9 @@ class NormalChannels:
             async with asyncio.timeout(self._options.send_timeout):
                 await self._recovery.run(partial(self._unbind, group, name))
         except TimeoutError:
-            self._warn_still_bound("%s may still be in group %s: RabbitMQ is away", name, group)
+            self._warn_still_bound(
+                "%s may still be in group %s: RabbitMQ did not answer", name, group
+            )
 
     async def _bind_member(self, group: str, name: str, topology: Topology) -> None:
         if name not in self._memberships.members(group):

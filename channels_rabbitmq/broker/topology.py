@@ -50,6 +50,9 @@ _LEAST_SILENCE = 5.0
 
 #: Seconds for each answer of RabbitMQ while a topology starts.
 _START_TIMEOUT = 30.0
+#: Most seconds that a start waits for the bindings: what is sent as soon as RabbitMQ is back then
+#: reaches the process's own groups too, and ten thousands of groups hold nobody up.
+_BINDING_PATIENCE = 1.0
 
 #: The AMQP channels that a connection must have: for publishing in two ways, for bindings, for
 #: deliveries, and one each for calls, for a normal channel's consumer and for users' publishes.
@@ -112,6 +115,8 @@ class Topology:
         )
         #: The routing keys that are bound, or on the way to it, with RabbitMQ's answer.
         self._bindings: dict[str, Shared[Method]] = {}
+        #: How many bindings RabbitMQ has been asked for and not confirmed yet.
+        self.unbound = 0
 
     def __repr__(self) -> str:
         state = "ended" if self.ended.done() else "live"
@@ -136,21 +141,32 @@ class Topology:
     # Beginning and end
 
     async def start(self, routing_keys: Callable[[], Iterable[str]]) -> None:
-        """Declare the exchange and the queue, bind ``routing_keys()``, and consume.
+        """Declare the exchange and the queue, consume, and begin to bind ``routing_keys()``.
+
+        It waits a short while for the bindings, and no longer: they may take minutes, in which the
+        process receives what is bound already, and sends. Bindings that come to a stand end the
+        topology.
 
         Whatever it raises, the connection is of no use to the layer then.
         """
         await self._declare_exchange()
         await self._declare_queue()
-        for key in list(routing_keys()):
-            self.bind(key)
-        # Answers come in order: when this one is there, all bindings are.
-        await self._answer(self._binder.call(self._look()))
-        await self._answer(self._consumer.call(self._prefetch()))
+        prefetched = self._consumer.call(self._prefetch())
         consume = pamqp.commands.Basic.Consume(
             queue=self._queue_name, consumer_tag=_CONSUMER_TAG, exclusive=True
         )
-        await self._answer(self._consumer.call(consume))
+        consumes = self._consumer.call(consume)
+        for key in list(routing_keys()):
+            self.bind(key)
+        # Answers come in order: when this one is there, all bindings are.
+        bound = self._binder.call(self._look())
+        bound.add_done_callback(retrieve)
+        await self._answer(prefetched)
+        await self._answer(consumes)
+        self._expect(bound)
+        await asyncio.wait({bound}, timeout=_BINDING_PATIENCE)
+        if bound.done():
+            bound.result()
         self._verify_later(_VERIFY[0])
 
     async def _declare_exchange(self) -> None:
@@ -416,16 +432,20 @@ class Topology:
         """Bind the queue for a routing key, once; the answer is for all who ask."""
         binding = self._bindings.get(routing_key)
         if binding is None:
-            binding = self._bindings[routing_key] = Shared(
-                self._binder.call(
-                    pamqp.commands.Queue.Bind(
-                        queue=self._queue_name,
-                        exchange=self._options.groups_exchange,
-                        routing_key=routing_key,
-                    )
+            answer = self._binder.call(
+                pamqp.commands.Queue.Bind(
+                    queue=self._queue_name,
+                    exchange=self._options.groups_exchange,
+                    routing_key=routing_key,
                 )
             )
+            self.unbound += 1
+            answer.add_done_callback(self._binding_done)
+            binding = self._bindings[routing_key] = Shared(answer)
         return binding
+
+    def _binding_done(self, answer: asyncio.Future[Method]) -> None:
+        self.unbound -= 1
 
     def unbind(self, routing_key: str) -> None:
         """Unbind the queue, if it is bound for a routing key. An error ends the topology."""

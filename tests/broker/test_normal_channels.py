@@ -452,13 +452,13 @@ class TestGroups:
     async def test_away(
         self, rabbit: FakeRabbit, port: int, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """While RabbitMQ is away, calls end in time with a warning; the rest follows later."""
+        """While RabbitMQ does not answer, calls end in time with a warning; the rest follows."""
         async with process(port, send_timeout=0.05) as here:
             rabbit.silent = (Queue.Bind, Queue.Unbind)
             await here.normal.group_add("room", "jobs")
-            assert "Group room is not bound yet: RabbitMQ is away" in caplog.text
+            assert "Group room is not bound yet: RabbitMQ is slow" in caplog.text
             await here.normal.group_discard("other", "jobs")
-            assert "jobs may still be in group other: RabbitMQ is away" in caplog.text
+            assert "jobs may still be in group other: RabbitMQ did not answer" in caplog.text
             rabbit.silent = ()
             rabbit.cut()
             await until(lambda: rabbit.bound() == {"room": [QUEUE]})

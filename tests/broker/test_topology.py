@@ -48,7 +48,7 @@ async def start(port: int, **config: object) -> Topology:
 
 
 async def test_what_is_declared(rabbit: FakeRabbit, port: int) -> None:
-    """The exchange, the exclusive queue, the bindings, and then the consumer."""
+    """The exchange, the exclusive queue, the consumer, and then the bindings."""
     topology = await start(port, expiry=30, local_capacity=5, remote_capacity=7)
     assert rabbit.exchanges == {"groups": "direct"}
     assert rabbit.queues[QUEUE].arguments == {
@@ -63,7 +63,7 @@ async def test_what_is_declared(rabbit: FakeRabbit, port: int) -> None:
     (consume,) = rabbit.seen(Basic.Consume)
     assert consume.exclusive
     kinds = [type(method) for method in rabbit.methods]
-    assert kinds.index(Queue.Bind) < kinds.index(Basic.Consume)
+    assert kinds.index(Basic.Consume) < kinds.index(Queue.Bind)
     assert topology.is_bound("room")
     assert repr(topology) == f"<Topology {QUEUE} live, 1 bindings>"
 
@@ -118,6 +118,34 @@ async def test_server_that_does_not_answer(
     rabbit.silent = (Basic.Qos,)
     with pytest.raises(TimeoutError):
         await start(port)
+
+
+async def test_bindings_that_take_long(
+    rabbit: FakeRabbit, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Receiving and sending begin without them, and as long as they go on nothing is cut off."""
+    monkeypatch.setattr(module, "_BINDING_PATIENCE", 0.01)
+    monkeypatch.setattr(module, "_LOOK_TIMEOUT", 0.2)
+    topology = await make(port)
+
+    def hold(method: object) -> None:
+        if isinstance(method, Queue.Bind):
+            rabbit.silent = (Queue.Bind, Queue.Declare)  # what comes after it waits for it
+
+    rabbit.refuse = hold
+    await asyncio.wait_for(topology.start(lambda: [f"room{n}" for n in range(6)]), 5)
+    assert topology.unbound == 6
+    await topology.publish("", QUEUE, b"1")
+    assert not rabbit.queues[QUEUE].messages  # it is delivered
+    (link,) = rabbit.links
+    for bound in range(1, 5):
+        await asyncio.sleep(0.1)  # each answer begins the time anew, and all take longer
+        link.peer.send(topology._binder.number, Queue.BindOk())
+        await until(lambda bound=bound: topology.unbound == 6 - bound)  # type: ignore[misc]
+        assert topology.is_bound(f"room{bound - 1}")
+        assert not topology.ended.done()
+    reason = await asyncio.wait_for(asyncio.shield(topology.ended), 5)
+    assert "RabbitMQ did not answer" in str(reason)
 
 
 async def test_error_on_a_channel_ends_it_once(rabbit: FakeRabbit, port: int) -> None:

@@ -106,7 +106,7 @@ async def test_group_add_while_away(
     started = time.monotonic()
     await asyncio.gather(layer.group_add("room", one), layer.group_add("left", two))
     assert time.monotonic() - started < 2
-    assert "not bound yet" in caplog.text
+    assert "is not bound yet: RabbitMQ is away" in caplog.text
     await layer.group_discard("left", two)
     await proxy.accept()
     await layer.current_connection
