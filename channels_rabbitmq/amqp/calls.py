@@ -61,7 +61,7 @@ class Calls:
             channel.call(method).add_done_callback(partial(self._finish, channel, future))
 
     def _idle_channel(self) -> Channel:
-        while self._idle:
+        while self._idle and self._protocol.open:
             channel = self._idle.pop()
             if channel.open:
                 return channel

@@ -193,7 +193,8 @@ class Recovery:
                 if not (topology.ended.done() or isinstance(err, ConnectionClosed)):
                     raise
             await asyncio.shield(topology.ended)
-            await asyncio.sleep(0)  # _use() waits for the same, and withdraws the topology
+            while topology is self.topology:
+                await asyncio.sleep(0)  # _use() waits for the same, and then withdraws it
 
     # The end
 

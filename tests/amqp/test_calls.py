@@ -8,9 +8,7 @@ import pamqp.commands
 import pamqp.frame
 import pytest
 
-from channels_rabbitmq.errors import (
-    ChannelClosed,
-)
+from channels_rabbitmq.errors import ChannelClosed, ConnectionClosed
 from tests.helpers.scripted import ScriptedServer, connected
 from tests.helpers.waiting import until
 
@@ -55,6 +53,23 @@ async def test_idle_channel_that_the_server_closed() -> None:
             await connection.queue_declare("q")
             await until(lambda: not connection.protocol._channels)
         assert numbers == [1, 1]
+
+
+async def test_closing() -> None:
+    """A call on a connection that is closing is refused at once, though a channel is idle."""
+
+    async def script(peer: ScriptedServer) -> None:
+        await peer.accept_channel()
+        await peer.expect(pamqp.commands.Queue.Declare)
+        peer.send(1, pamqp.commands.Queue.DeclareOk("q", 0, 0))
+        await peer.accept_close()
+
+    async with connected(script) as connection:
+        await connection.queue_declare("q")
+        connection.protocol.close()
+        with pytest.raises(ConnectionClosed):
+            await connection.queue_declare("q")
+        assert not connection.closed.done()
 
 
 async def test_calls_without_a_channel() -> None:
