@@ -23,6 +23,7 @@
         BadMessage                           internal: bytes that are no message; logged
             NotDecrypted                     encrypted with another key, or changed on the way
             NotEncrypted                     in plain text, although keys are set
+            TooHeavy                         more small values than should be decoded at once
             OutOfPlace                       encrypted for another prefix, receiver or time
         InvalidUrl                           internal: users see it as ImproperlyConfigured
         InvalidTls                           internal: users see it as ImproperlyConfigured

@@ -14,6 +14,7 @@ import msgpack
 from channels.exceptions import MessageTooLarge
 
 from ..errors import RabbitmqError
+from .sizes import TINY, Weigh, is_heavy, no_garbage, weigh_msgpack
 
 #: A message, as the Channel Layer Specification has it: nested str-keyed dicts, lists, str,
 #: bytes, int (64 bits), float, bool and None.
@@ -39,8 +40,16 @@ _packb = msgpack.packb
 _unpackb = msgpack.unpackb
 
 
+#: What is wrong with a body that is_heavy().
+_HEAVY = "has more small values than a process should decode at once"
+
+
 class BadMessage(RabbitmqError, ValueError):
     """Bytes from the network that are not a message of ours."""
+
+
+class TooHeavy(BadMessage):
+    """A body that would take too much memory and time to decode."""
 
 
 def encoder(serialize: Callable[[Message], bytes]) -> Encode:
@@ -61,12 +70,25 @@ def encoder(serialize: Callable[[Message], bytes]) -> Encode:
     return encode
 
 
-def decoder(deserialize: Callable[[bytes], object], problem: str) -> Decode:
+def refuse_heavy(body: bytes, weigh: Weigh) -> None:
+    """Raise :class:`MessageTooLarge` for a body that its receivers would refuse to decode."""
+    if is_heavy(body, weigh):
+        raise MessageTooLarge(f"the message has {len(body)} bytes, and {_HEAVY}")
+
+
+def decoder(
+    deserialize: Callable[[bytes], object], problem: str, weigh: Weigh | None = None
+) -> Decode:
     """Make the function that decodes with ``deserialize``; ``problem`` says where that raises."""
 
     def decode(body: bytes) -> Envelope:
         try:
-            data = deserialize(body)
+            if len(body) <= TINY:
+                data = deserialize(body)
+            else:
+                data = _decode_large(body, deserialize, weigh)
+        except TooHeavy:
+            raise
         # Serializers raise many kinds of errors, and hostile bytes find them all.
         except Exception as err:
             raise BadMessage(f"{problem} {type(err).__name__}") from None
@@ -81,6 +103,15 @@ def decoder(deserialize: Callable[[bytes], object], problem: str) -> Decode:
         raise BadMessage(f"neither {CHANNEL_KEY} nor {GROUP_KEY} names a receiver")
 
     return decode
+
+
+def _decode_large(
+    body: bytes, deserialize: Callable[[bytes], object], weigh: Weigh | None
+) -> object:
+    if weigh is not None and is_heavy(body, weigh):
+        raise TooHeavy(f"it {_HEAVY}")
+    with no_garbage():
+        return deserialize(body)
 
 
 def is_flat(message: Message | None) -> bool:
@@ -107,13 +138,18 @@ def to_msgpack(message: Message) -> bytes:
     except ValueError as err:
         raise ValueError(f"a message cannot be sent: {err}") from None
     if nested:
-        _check_nested(body)
+        if len(body) <= TINY:
+            _check_nested(body)
+        else:
+            refuse_heavy(body, weigh_msgpack)
+            with no_garbage():
+                _check_nested(body)
     return body
 
 
 #: msgpack, the form that version 4.0.1 has too.
 encode = encoder(to_msgpack)
-decode = decoder(_unpackb, "reading msgpack raised")
+decode = decoder(_unpackb, "reading msgpack raised", weigh_msgpack)
 
 
 def _refuse_key(key: object) -> NoReturn:

@@ -20,6 +20,7 @@ from ..config.options import Options
 from . import messages
 from .encryption import Cipher, looks_encrypted
 from .messages import BadMessage, Decode, Encode, Message
+from .sizes import TINY, weigh_json
 
 #: JSON has no bytes: they travel as a map of this key to their base64.
 BYTES_KEY = "__asgi_bytes__"
@@ -96,11 +97,14 @@ def to_json(message: Message) -> bytes:
         text = json.dumps(
             _to_json(message, 0), ensure_ascii=False, allow_nan=False, separators=(",", ":")
         )
-        return text.encode()
+        body = text.encode()
     except UnicodeEncodeError:
         raise ValueError("a message has text that is not valid Unicode") from None
     except ValueError as err:
         raise ValueError(f"a message cannot be sent as JSON: {err}") from None
+    if len(body) > TINY:
+        messages.refuse_heavy(body, weigh_json)
+    return body
 
 
 def from_json(body: bytes) -> object:
@@ -109,7 +113,7 @@ def from_json(body: bytes) -> object:
 
 
 encode_json = messages.encoder(to_json)
-decode_json = messages.decoder(from_json, "reading JSON raised")
+decode_json = messages.decoder(from_json, "reading JSON raised", weigh_json)
 
 
 def _to_json(value: dict[str, Any], depth: int) -> dict[str, Any]:
