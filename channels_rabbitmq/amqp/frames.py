@@ -279,7 +279,7 @@ class Decoder:
             self._pieces = [data[at:]]
             self._have = left
             if left < _HEADER_SIZE:
-                self._need = FRAME_OVERHEAD
+                self._need = _HEADER_SIZE
             else:
                 self._need = _frame_header.unpack_from(data, at)[2] + FRAME_OVERHEAD
 

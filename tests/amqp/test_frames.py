@@ -597,3 +597,10 @@ def test_routing_of_nonsense(arguments: bytes) -> None:
     decoder._deliver = arguments
     exchange, key = decoder.routing()
     assert len(exchange) + len(key) <= len(arguments)
+
+
+def test_unknown_frame_is_refused_at_its_header() -> None:
+    """A frame of an unknown type is refused with its seventh byte, however that comes."""
+    start = b"\x05\x00\x00\x00\x00\x00\x24"
+    for cut in range(1, 7):
+        assert outcome(start[:cut], start[cut:]) == ([], True)
