@@ -189,7 +189,7 @@ def _host(parts: SplitResult) -> str:
         host.encode("idna")
     except UnicodeError:
         raise InvalidUrl("the URL's host is not a valid name") from None
-    if _NOT_IN_A_HOST.search(host):
+    if _NOT_IN_A_HOST.search(host) or not host.isprintable():
         raise InvalidUrl("the URL's host is not a valid name")
     return host
 

@@ -209,6 +209,13 @@ def test_defaults_of_parameters() -> None:
     assert tls.verify_peer
 
 
+@pytest.mark.parametrize("host", ["a%E2%80%AEb", "a%DD%8Cb", "a%EF%BF%BEb"])
+def test_unprintable_host_is_refused(host: str) -> None:
+    """A host that could not be shown in a log is none: controls of direction, what is no letter."""
+    with pytest.raises(InvalidUrl, match="host is not a valid name"):
+        parse(f"amqp://{host}/")
+
+
 def test_heartbeat_zero_is_off() -> None:
     """A heartbeat of 0 is allowed and asks for none."""
     assert parse("amqp://host?heartbeat=0")[0].heartbeat == 0
