@@ -101,7 +101,7 @@ def delays(
         delay = min(2 * delay, longest)
 
 
-def _finish(waiters: set[asyncio.Future[None]], error: Exception | None) -> None:
+def _finish(waiters: dict[asyncio.Future[None], None], error: Exception | None) -> None:
     """Let those go on who wait; with an error, that is raised there."""
     for waiter in waiters:
         if waiter.done():
@@ -130,9 +130,10 @@ class Recovery:
         self._outage = Outage(options.send_timeout)
         #: Fails those who wait no longer than the outage's time.
         self._give_up_timer: asyncio.TimerHandle | None = None
-        #: A future for each call that waits for a live topology: in time, and however long.
-        self._waiters: set[asyncio.Future[None]] = set()
-        self._patient_waiters: set[asyncio.Future[None]] = set()
+        #: A future for each call that waits for a live topology: in time, and however long. Calls
+        #: go on in the order in which they came, as messages are to be sent in it.
+        self._waiters: dict[asyncio.Future[None], None] = {}
+        self._patient_waiters: dict[asyncio.Future[None], None] = {}
         #: Why there will be no topology any more; None while there may be one.
         self._over: Exception | None = None
         #: The connection that is being made or used, or was last.
@@ -174,8 +175,8 @@ class Recovery:
                 continue
             # A future for each: thousands may wait, and each may be cancelled.
             waiter: asyncio.Future[None] = self._loop.create_future()
-            waiters.add(waiter)
-            waiter.add_done_callback(waiters.discard)
+            waiters[waiter] = None
+            waiter.add_done_callback(waiters.pop)
             await waiter
         return self.topology
 
