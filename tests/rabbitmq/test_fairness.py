@@ -72,8 +72,13 @@ async def test_stuck_channel_keeps_its_newest(make_layer: MakeLayer) -> None:
         await sender.send(stuck, {"n": number})
     await sender.send(reads, {"n": 0})
     await asyncio.wait_for(waiting, 5)
-    kept = [(await layer.receive(stuck))["n"] for _ in range(9)]
-    assert kept == list(range(21, 30))
+    kept = [(await layer.receive(stuck))["n"]]
+    while kept[-1] != 29:
+        kept.append((await layer.receive(stuck))["n"])
+    assert kept == list(range(kept[0], 30))
+    # The window is looked over at times of its own, perhaps as the message for the other channel
+    # has come and is about to be read: that costs the stuck one a message more.
+    assert kept[0] in (21, 22)
 
 
 @pytest.mark.slow

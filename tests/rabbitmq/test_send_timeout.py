@@ -64,7 +64,7 @@ async def test_send_waits_for_a_short_outage(make_layer: MakeLayer, proxy: Proxy
 
 async def test_send_to_a_silent_server(make_layer: MakeLayer, proxy: Proxy) -> None:
     """While the server is silent, send() raises NotConnected within send_timeout."""
-    layer = make_layer(host=proxy.url, send_timeout=0.4)
+    layer = make_layer(host=proxy.url, send_timeout=2)
     channel = await layer.new_channel()
     await layer.current_connection
     proxy.freeze()
@@ -73,7 +73,7 @@ async def test_send_to_a_silent_server(make_layer: MakeLayer, proxy: Proxy) -> N
         *(layer.send(channel, {"n": n}) for n in range(20)), return_exceptions=True
     )
     assert {type(result) for result in results} == {NotConnected}
-    assert 0.2 < time.monotonic() - started <= 0.45
+    assert 1 < time.monotonic() - started < 3
 
 
 async def test_group_send_while_away(
