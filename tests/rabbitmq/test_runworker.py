@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +15,12 @@ from pathlib import Path
 import pytest
 import websockets
 
+from channels_rabbitmq.core import RabbitmqChannelLayer
+from channels_rabbitmq.errors import NotConnected
+from devtools.broker import Broker
 from devtools.process import HOST, PrivateProcess, free_port
-from tests.helpers.processes import ROOT
+from tests.helpers.processes import ROOT, started
+from tests.helpers.rabbit import MakeLayer
 
 pytestmark = pytest.mark.slow
 
@@ -102,3 +109,42 @@ async def test_two_workers(amqp_url: str) -> None:
             assert sorted(made[last]) == list(range(ORDERS))
         printed = [each.tail(1000) for each in (server, *workers)]
     assert not [text for text in printed if "Traceback" in text]
+
+
+async def generate(layer: RabbitmqChannelLayer, own: str, count: int) -> set[int]:
+    """Order so many thumbnails of the workers; give the process ids of those that made them."""
+    for number in range(count):
+        await layer.send("thumbnails-generate", {"type": "generate", "id": number, "reply_to": own})
+    answers = [await asyncio.wait_for(layer.receive(own), 20) for _ in range(count)]
+    assert [answer["id"] for answer in answers] == list(range(count))
+    return {answer["worker"] for answer in answers}
+
+
+@pytest.mark.timeout(120)
+async def test_restart_of_the_node(broker: Broker, amqp_url: str, make_layer: MakeLayer) -> None:
+    """A worker rides out a restart of the node that has its queue, and ends well at SIGTERM."""
+    layer = make_layer()
+    own = await layer.new_channel()
+    with started(
+        [sys.executable, "manage.py", "runworker", "thumbnails-generate"],
+        cwd=PROJECT,
+        environment=Command(amqp_url)._environment(),
+    ) as worker:
+        assert await generate(layer, own, 3) == {worker.pid}
+        await asyncio.to_thread(broker.restart)
+        await layer.current_connection
+        # The worker answers when both are connected again; what was in between may be lost.
+        for number in itertools.count():
+            with contextlib.suppress(NotConnected):
+                await layer.send(
+                    "thumbnails-generate", {"type": "generate", "id": number, "reply_to": own}
+                )
+            with contextlib.suppress(TimeoutError):
+                while (await asyncio.wait_for(layer.receive(own), 0.5))["id"] != number:
+                    pass
+                break
+        assert await generate(layer, own, 3) == {worker.pid}
+        worker.signal(signal.SIGTERM)
+        ended = await worker.end()
+    assert ended.code == 0
+    assert "Traceback" not in ended.err
