@@ -42,6 +42,7 @@ class Cluster:
 
         Raises ``BrokerError`` with the end of a node's log.
         """
+        config = {"net_ticktime": str(NET_TICKTIME), **(config or {})}
         first = Broker.start(config=config, management=management)
         cluster = cls([first])
         try:

@@ -1,0 +1,92 @@
+"""Processes on a cluster whose nodes die, restart, freeze and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from channels_rabbitmq.core import RabbitmqChannelLayer
+from channels_rabbitmq.errors import NotConnected
+from devtools.cluster import Cluster
+
+from .traffic import SEND_TIMEOUT, Traffic, traffic
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+async def ends_well(flowing: Traffic, capsys: pytest.CaptureFixture[str], **times: float) -> None:
+    """Check the whole, and show the numbers."""
+    await flowing.quiet()
+    counts = await flowing.check()
+    with capsys.disabled():
+        seconds = {name: f"{value:.1f} s" for name, value in times.items()}
+        print(f" {counts | seconds}", end=" ")
+
+
+async def test_node_that_is_killed(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    """Groups, jobs and other processes go on within seconds; direct messages once it is back.
+
+    Since RabbitMQ 4.2 the name of the killed node's queue is locked until then.
+    """
+    async with traffic(cluster) as flowing:
+        node, there = await flowing.victim()
+        others = [each.url for each in cluster.nodes if each is not node]
+        with_queue = RabbitmqChannelLayer(node.url)
+        without = RabbitmqChannelLayer(others, send_timeout=SEND_TIMEOUT)
+        await with_queue.send("classic", {"n": 0})
+        assert await with_queue.receive("classic") == {"n": 0}
+        await with_queue.close()
+        receiving = asyncio.create_task(without.receive("classic"))
+        await without.current_connection
+        try:
+            async with flowing.fault() as began:
+                await asyncio.to_thread(node.kill)
+                back = await flowing.back(began, without=there)
+                called = time.monotonic()
+                with pytest.raises(NotConnected):
+                    await without.send("classic", {"n": 1})
+                assert time.monotonic() - called < SEND_TIMEOUT + 2
+                assert not receiving.done()
+                await asyncio.to_thread(node.restart)
+            await without.send("classic", {"n": 2})
+            assert (await asyncio.wait_for(receiving, 20))["n"] == 2
+        finally:
+            await without.close()
+        await ends_well(flowing, capsys, back=back)
+
+
+async def test_rolling_restart(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nodes that restart one after the other, as for an update."""
+    async with traffic(cluster) as flowing:
+        times = {}
+        for number, node in enumerate(cluster.nodes):
+            async with flowing.fault():
+                await asyncio.to_thread(node.restart)
+                times[f"back {number}"] = await flowing.back(time.time())
+        await ends_well(flowing, capsys, **times)
+
+
+async def test_node_that_freezes(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    """A node that says nothing for a while: its processes go to others after the heartbeat."""
+    async with traffic(cluster) as flowing:
+        node, there = await flowing.victim()
+        async with flowing.fault() as began:
+            node.pause()
+            try:
+                back = await flowing.back(began, without=there)
+            finally:
+                node.resume()
+        await ends_well(flowing, capsys, back=back)
+
+
+async def test_node_that_is_stopped(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    """RabbitMQ stops on a node, as an operator does it, and starts again."""
+    async with traffic(cluster) as flowing:
+        node, there = await flowing.victim()
+        async with flowing.fault() as began:
+            await asyncio.to_thread(node.ctl, "stop_app")
+            back = await flowing.back(began, without=there)
+            await asyncio.to_thread(node.ctl, "start_app")
+        await ends_well(flowing, capsys, back=back)
