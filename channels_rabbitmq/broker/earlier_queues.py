@@ -10,7 +10,7 @@ import asyncio
 import logging
 
 from ..config.options import Options
-from ..errors import AmqpError, NotConnected, ResourceLocked
+from ..errors import AmqpError, NotConnected
 from ..local.background import Background
 from ..local.queue_names import QueueNames
 from ..local.state import LocalState
@@ -52,7 +52,7 @@ class EarlierQueues:
 
     def _look_soon(self, topology: Topology) -> None:
         if self._names.kept and (self._task is None or self._task.done()):
-            self._task = self._background.spawn(self._look_after(topology), AmqpError)
+            self._task = self._background.spawn(self._look_after(topology), AmqpError, TimeoutError)
 
     def topology_ended(self) -> None:
         """Leave them until the next one starts."""
@@ -105,8 +105,10 @@ class EarlierQueues:
             for queue_name in list(names.kept):
                 try:
                     await topology.consume_earlier(queue_name)
-                except ResourceLocked:
-                    continue
+                except (AmqpError, TimeoutError):
+                    if topology.ended.done():
+                        return
+                    continue  # locked, mostly; whatever it is may pass
                 if queue_name in names.away:
                     logger.info("RabbitMQ released queue %s", queue_name)
                 held.add(queue_name)

@@ -23,11 +23,12 @@ class Locking(FakeRabbit):
     def __init__(self) -> None:
         super().__init__()
         self.locked: set[str] = set()
+        self.code = 405
         self.refuse = self._refuse
 
     def _refuse(self, method: Any) -> tuple[int, str] | None:
         if isinstance(method, Queue.Declare) and method.queue in self.locked:
-            return 405, "RESOURCE_LOCKED - cannot obtain exclusive access"
+            return self.code, "RESOURCE_LOCKED - cannot obtain exclusive access"
         return None
 
     def declared(self, queue_name: str) -> int:
@@ -144,6 +145,23 @@ async def test_earlier_queue_that_is_lost(rabbit: Locking, layer: RabbitmqChanne
     await until(lambda: first in rabbit.queues and rabbit.queues[first].consumer is not None)
     del rabbit.queues[first]
     await until(lambda: first in rabbit.queues and rabbit.queues[first].consumer is not None)
+
+
+async def test_earlier_queue_that_is_refused(
+    rabbit: Locking, layer: RabbitmqChannelLayer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever RabbitMQ says to its declaration, it is tried again, and costs nothing else."""
+    old = await layer.new_channel()
+    await layer.group_add("room", old)
+    first, second = await lose(rabbit, layer)
+    connection = await layer.current_connection
+    rabbit.code = 404
+    declared = rabbit.declared(first)
+    await until(lambda: rabbit.declared(first) > declared + 2)
+    rabbit.locked.clear()
+    await until(lambda: set(rabbit.queues) == {first, second})
+    assert await layer.current_connection is connection
+    assert "A bug in" not in caplog.text
 
 
 async def test_sending_to_a_name_that_stays_locked(rabbit: Locking, port: int) -> None:
