@@ -38,6 +38,9 @@ class Endpoint:
     #: Most bytes of a frame, all included, to agree on; 0 takes the server's value.
     frame_max: int = 0
 
+    def __reduce__(self) -> str:
+        raise TypeError("an Endpoint holds a password and cannot be pickled or copied")
+
     def __str__(self) -> str:
         """``host:port/vhost`` as a URL has it, for logs: no credentials, no control characters."""
         host = f"[{self.host}]" if ":" in self.host else self.host

@@ -210,6 +210,9 @@ class Options:
         del config
         raise ImproperlyConfigured(refused)
 
+    def __reduce__(self) -> str:
+        raise TypeError("Options hold passwords and keys and cannot be pickled or copied")
+
     def own_capacity_of(self, channel: str) -> int | None:
         """The entry of ``channel_capacity`` for a channel; None without one."""
         for pattern, capacity in self.channel_capacity:

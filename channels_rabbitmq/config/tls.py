@@ -39,6 +39,9 @@ class TlsParameters:
     #: Name to find in the server's certificate, instead of the host; or :data:`SNI_DISABLE`.
     server_name_indication: str | None = None
 
+    def __reduce__(self) -> str:
+        raise TypeError("TlsParameters hold a passphrase and cannot be pickled or copied")
+
 
 def build_context(parameters: TlsParameters) -> ssl.SSLContext:
     """Make the client's context that the parameters describe.

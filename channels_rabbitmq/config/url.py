@@ -21,7 +21,8 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
-from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
+import unicodedata
+from urllib.parse import SplitResult, unquote_to_bytes
 
 from ..amqp.endpoint import (
     DEFAULT_AUTH_MECHANISMS,
@@ -65,11 +66,12 @@ _CHOICES = {
 }
 PARAMETERS = (*_TLS_PARAMETERS, *_NUMBERS, "auth_mechanism")
 
-# urlsplit() lets pass what stands around the brackets.
 _ADDRESS = re.compile(r"(\[[^\[\]]+\]|[^:\[\]]*)(:.*)?")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SPACE_OR_CONTROL = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
 _NOT_IN_A_HOST = re.compile(r"[\s\x00-\x1f\x7f-\x9f/?#@:\[\]%]")
+_BRACKET = re.compile(r"[\[\]]")
+_NOT_IN_AN_ADDRESS = re.compile(r"[/?#@]")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
@@ -137,12 +139,14 @@ def _split(url: str) -> SplitResult:
         )
     if scheme.lower() not in ("amqp", "amqps"):
         raise InvalidUrl("the URL's scheme must be amqp or amqps")
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        parts = None
-    if parts is None or not _ADDRESS.fullmatch(parts.netloc.rpartition("@")[2]):
-        # Raised here, because the other error quotes what may hold a password.
+    parts = _split_valid(url)
+    user_info, _, address = parts.netloc.rpartition("@")
+    if (
+        not _ADDRESS.fullmatch(address)
+        or _BRACKET.search(user_info)
+        # What IDNA makes of it must not be another URL.
+        or _NOT_IN_AN_ADDRESS.search(unicodedata.normalize("NFKC", address))
+    ):
         raise InvalidUrl(
             "the URL's host is not a name or an IPv4 address, and not an IPv6 address in brackets, "
             "such as [::1]; brackets in the user name and password must be percent-encoded"
@@ -155,6 +159,19 @@ def _split(url: str) -> SplitResult:
     if "#" in url:
         raise InvalidUrl("the URL has a '#', which must be percent-encoded as %23")
     return parts
+
+
+def _split_valid(url: str) -> SplitResult:
+    """Split by RFC 3986, appendix B.
+
+    Not by ``urlsplit()``, which keeps the URLs that it was given, and the passwords in them, in a
+    cache for the life of the process.
+    """
+    scheme, _, rest = url.partition("://")
+    rest, _, fragment = rest.partition("#")
+    rest, _, query = rest.partition("?")
+    authority, slash, path = rest.partition("/")
+    return SplitResult(scheme.lower(), authority, slash + path, query, fragment)
 
 
 def _decode(text: str, what: str) -> str:

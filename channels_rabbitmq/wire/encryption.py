@@ -68,6 +68,9 @@ class Cipher:
         self._start = f"{prefix}:".encode()
         self._clock = clock or time.time
 
+    def __reduce__(self) -> str:
+        raise TypeError("a Cipher holds keys and cannot be pickled or copied")
+
     def encrypt(self, body: bytes) -> bytes:
         """Encrypt; a third longer, in base64."""
         return self._fernet.encrypt_at_time(self._start + body, int(self._clock()))
