@@ -451,7 +451,8 @@ class NormalChannels:
             if self._codec.decrypt_normal is not None and delivery.message is not None:
                 # What was sent to a group is refused where it comes by another way.
                 body = self._codec.encode(CHANNEL_KEY, name, delivery.message, sys.maxsize)
-            await topology.publish_mandatory("", queue, body)
+            with contextlib.suppress(ServerSentNack):  # full, which others need not be
+                await topology.publish_mandatory("", queue, body)
 
     def stop(self) -> None:
         """Touch nothing any more: it is over here, or another loop takes over. On any thread."""

@@ -536,6 +536,15 @@ class TestFlushAndEnd:
             here.normal.update("jobs")
             assert rabbit.queues[QUEUE].consumer is None
 
+    async def test_give_back_to_a_full_channel(self, rabbit: FakeRabbit, port: int) -> None:
+        """A message that its queue does not take keeps no other from going back."""
+        async with process(port) as here:
+            for name in ("full", "jobs"):
+                here.normal.take_back(name, {"n": 1}, here.encode(name, {"n": 1}))
+            rabbit.full.add(QUEUE.replace("jobs", "full"))
+            await here.normal.close()
+            assert messages(rabbit) == 1
+
     async def test_give_back_while_blocked(self, rabbit: FakeRabbit, port: int) -> None:
         """It does not wait for RabbitMQ then."""
         async with process(port) as here:
