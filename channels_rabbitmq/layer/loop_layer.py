@@ -306,10 +306,15 @@ class LoopLayer:
         self.local.fail_waiters(LoopEnded(started=False))
         self.housekeeping.stop()
         self._groups.stop(LoopEnded(started=False))
-        await self.normal.close()
-        self._peers.cancel()
-        self.earlier.cancel()
-        self._hooks.cancel()
+        try:
+            await self.normal.close()
+        except BaseException:
+            self.recovery.cancel()  # it cannot be finished here: leave RabbitMQ all the same
+            raise
+        finally:
+            self._peers.cancel()
+            self.earlier.cancel()
+            self._hooks.cancel()
         await self.recovery.close()
 
     def retire(self) -> None:

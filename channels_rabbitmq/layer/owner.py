@@ -371,14 +371,17 @@ class Owner:
         if loop_layer is None:
             return
         # Several may be here at once; all of them wait until it is done.
-        if loop_layer.loop is asyncio.get_running_loop():
-            await loop_layer.close()
-        elif loop_layer.loop.is_running():
-            with contextlib.suppress(LoopEnded):
-                await loop_layer.portal.call(loop_layer.close)
-        with self._lock:
-            if self._loop_layer is loop_layer:
-                self._release(loop_layer)
+        try:
+            if loop_layer.loop is asyncio.get_running_loop():
+                await loop_layer.close()
+            elif loop_layer.loop.is_running():
+                with contextlib.suppress(LoopEnded):
+                    await loop_layer.portal.call(loop_layer.close)
+        finally:
+            # Also if it was cancelled: calls are refused, so nobody could make up for it.
+            with self._lock:
+                if self._loop_layer is loop_layer:
+                    self._release(loop_layer)
         if loop_layer.thread is not None:
             loop_layer.thread.stop(_EXIT_TIMEOUT)
 

@@ -312,6 +312,33 @@ async def test_calls_while_it_closes(owner: Owner) -> None:
     await closing
 
 
+@pytest.mark.parametrize("crossing", [False, True], ids=["own loop", "other loop"])
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_close_is_cancelled(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch, crossing: bool, turns: int
+) -> None:
+    """The layer leaves RabbitMQ all the same, and no thread stays."""
+
+    async def give(loop_layer: LoopLayer) -> LoopLayer:
+        return loop_layer
+
+    async def main() -> None:
+        loop_layer = await owner.run(give)
+        monkeypatch.setattr(loop_layer.normal, "close", asyncio.Event().wait)
+        closing = asyncio.ensure_future(owner.close())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait({closing})
+        await until(lambda: loop_layer.recovery.state is RecoveryState.CLOSED)
+        assert state(owner) is Ownership.CLOSED
+        await until(lambda: threads() == 0)
+
+    if crossing:
+        async_to_sync(owning_loop)(owner)
+    asyncio.run(main())
+
+
 async def test_a_collected_layer_leaves_its_loop(owner: Owner) -> None:
     """What was dropped ends on its loop, and refuses calls."""
     loop_layer = await owner.run(look)
