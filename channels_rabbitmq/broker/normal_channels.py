@@ -153,7 +153,9 @@ class NormalChannels:
             raise NotConnected(
                 f"RabbitMQ did not answer within send_timeout ({timeout:g} s)", sent=sent
             ) from None
-        except _ENDED:
+        except ChannelClosed:
+            raise NotConnected("the connection has no free AMQP channel") from None
+        except ConnectionClosed:
             raise NotConnected("the connection to RabbitMQ ended meanwhile", sent=sent) from None
 
     async def _publish(self, topology: Topology, name: str, body: bytes) -> None:

@@ -13,7 +13,7 @@ from pamqp.commands import Basic, Queue
 from channels_rabbitmq.broker import normal_channels as module
 from channels_rabbitmq.broker.topology import LEAST_CHANNELS, Topology
 from channels_rabbitmq.connection import Connection
-from channels_rabbitmq.errors import AccessRefused, LoopEnded, NotConnected
+from channels_rabbitmq.errors import AccessRefused, ChannelClosed, LoopEnded, NotConnected
 from channels_rabbitmq.wire.messages import Message
 from tests.helpers.waiting import until
 
@@ -114,6 +114,18 @@ class TestSending:
         with pytest.raises(NotConnected, match="RabbitMQ takes no messages: low on memory"):
             await send(here, 1)
         topology.protocol.blocked = None
+
+    async def test_no_free_channel(self, here: Process) -> None:
+        """Where the connection has no AMQP channel left, the error says that."""
+        protocol = (await here.recovery.wait_topology()).protocol
+        while True:
+            try:
+                protocol.open_channel()
+            except ChannelClosed:
+                break
+        with pytest.raises(NotConnected, match="no free AMQP channel") as raised:
+            await send(here, 1)
+        assert not raised.value.sent
 
     async def test_lost_before_it_was_published(self, here: Process, rabbit: FakeRabbit) -> None:
         """A message that was not published yet goes out on the next connection, once."""
