@@ -1,4 +1,4 @@
-"""The channel layer: the Channel Layer Specification's methods, and nothing else.
+"""The channel layer: the Channel Layer Specification's methods, and the connection for jobs.
 
 https://channels.readthedocs.io/en/latest/channel_layer_spec.html
 
@@ -220,7 +220,8 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
 
         A channel of another process is added by that process, on being asked; nothing happens if
         the process has gone. Raises :class:`~channels_rabbitmq.errors.NotAnswered` if it does not
-        answer within ``send_timeout`` (version 4.0.1 never does).
+        answer within ``send_timeout`` (version 4.0.1 never does). A call that fails or is cancelled
+        after that process was asked may have added the channel.
         """
         require_group(group)
         require_address(channel)

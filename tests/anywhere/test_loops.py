@@ -66,5 +66,5 @@ async def test_uvloop(amqp_url: str) -> None:
 
 
 async def test_asgiref_that_lists_no_loops(amqp_url: str) -> None:
-    """Where passing loops cannot be told from others, calls work, if slower."""
+    """Where transient loops cannot be told from others, calls work, if slower."""
     await run("unlisted", amqp_url)

@@ -1,4 +1,4 @@
-"""asgiref does not list its passing loops: each counts as lasting, and everything works."""
+"""asgiref does not list its transient loops: each counts as lasting, and everything works."""
 
 from __future__ import annotations
 
