@@ -132,6 +132,11 @@ class ConsumerAcks:
         self._done.append(delivery_tag)
         return len(self._done) == 1
 
+    @property
+    def count(self) -> int:
+        """How many deliveries are done with."""
+        return self._top - len(self._held) + len(self._done)
+
     def flush(self) -> bytes:
         """The frames that acknowledge all that was noted since the last time."""
         done, self._done = self._done, []

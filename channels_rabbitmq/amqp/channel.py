@@ -121,6 +121,16 @@ class Channel:
         """Whether an operation waits for the server."""
         return bool(self._replies) or len(self.confirms) > 0
 
+    @property
+    def delivered(self) -> int:
+        """How many messages were delivered so far."""
+        return self._delivered
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many of them are not acknowledged."""
+        return self._delivered - self._acks.count
+
     # Operations
 
     def call(self, method: Method) -> asyncio.Future[Method]:

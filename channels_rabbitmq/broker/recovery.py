@@ -28,6 +28,7 @@ from ..errors import AmqpError, ConnectionClosed, LoopEnded, describe, is_retrya
 from ..local.queue_names import QueueNames
 from ..log import RateLimitedWarning
 from .outage import Outage
+from .probe import Probe
 from .topology import Topology
 
 _T = TypeVar("_T")
@@ -123,6 +124,11 @@ class Recovery:
         self._options = options
         self._names = names
         self._listener = listener
+        #: What tells whether the process still hears of its groups; whoever takes deliveries tells
+        #: it which of them is the probe.
+        self.probe = Probe(
+            names.newest, options.remote_capacity + options.local_capacity, options.expiry
+        )
         self._loop = asyncio.get_running_loop()
         self._state = StateMachine("recovery", RECOVERY_MOVES, RecoveryState.CONNECTING)
         #: The live topology. None in all states but LIVE and, until the loop runs again, CUT.
@@ -324,6 +330,7 @@ class Recovery:
                     self._names,
                     self._listener.deliver,
                     self._listener.drop_oversized,
+                    self.probe,
                 )
                 await topology.start(self._listener.routing_keys)
             except Exception as err:

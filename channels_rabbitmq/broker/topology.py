@@ -18,14 +18,18 @@ from ..amqp.protocol import Protocol
 from ..config.options import Options
 from ..errors import (
     ChannelClosed,
+    ChannelClosedByServer,
     ConnectionClosed,
+    MessageReturned,
     NotConnected,
     NotFound,
     PreconditionFailed,
     ResourceLocked,
+    describe,
 )
 from ..local.background import Background
 from ..local.queue_names import QueueNames
+from .probe import Probe
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +40,9 @@ _LOCKED_RETRY = (0.1, 0.25)
 _LOCKED_PATIENCE = 1.0
 #: Seconds from the start to the first look whether the queue still lives; each next one comes
 #: after twice as long, up to the second number.
-_VERIFY = (1.0, 30.0)
+_VERIFY = (1.0, 20.0)
+#: Seconds between looks whether a probe has arrived.
+_PROBE_LOOK = 1.0
 #: Late confirms are looked for every ``send_timeout / 20`` seconds, so that ``send()`` fails
 #: before ``send_timeout``.
 _WATCH_PART = 20
@@ -79,6 +85,7 @@ class Topology:
         names: QueueNames,
         on_delivery: OnDelivery,
         on_oversized: OnOversized,
+        probe: Probe | None = None,
     ) -> None:
         if protocol.channel_max < LEAST_CHANNELS:
             raise ChannelClosed(
@@ -90,6 +97,12 @@ class Topology:
         self.calls = Calls(protocol)
         self._options = options
         self._names = names
+        #: What is sent through the groups exchange to hear whether anything comes. None where the
+        #: user may not publish there.
+        self._probe = probe
+        #: Deliveries per connection are counted, so a probe of the last one is of no use.
+        if probe is not None:
+            probe.end()
         #: The newest of them, and the one that groups are bound to, from the start on.
         self._queue_name = names.newest
         #: The queues of earlier names that are consumed, too, with the tags of their consumers.
@@ -156,11 +169,14 @@ class Topology:
             queue=self._queue_name, consumer_tag=_CONSUMER_TAG, exclusive=True
         )
         consumes = self._consumer.call(consume)
+        if self._probe is not None:
+            self._bind_queue(self._probe.routing_key).add_done_callback(retrieve)
         for key in list(routing_keys()):
             self.bind(key)
         # Answers come in order: when this one is there, all bindings are.
         bound = self._binder.call(self._look())
-        bound.add_done_callback(retrieve)
+        for answer in (consumes, bound):  # the first that fails is enough to know
+            answer.add_done_callback(retrieve)
         await self._answer(prefetched)
         await self._answer(consumes)
         self._expect(bound)
@@ -288,6 +304,7 @@ class Topology:
             declared = answer.result()
             if isinstance(declared, pamqp.commands.Queue.DeclareOk):
                 if declared.consumer_count:
+                    self._send_probe()
                     self._verify_later(min(2 * delay, _VERIFY[1]))
                 else:
                     self._end(ConnectionClosed("RabbitMQ lost the consumer"))
@@ -295,6 +312,56 @@ class Topology:
         answer = self._binder.call(self._look())
         answer.add_done_callback(verified)
         self._expect(answer)
+
+    def _send_probe(self) -> None:
+        """Publish a message to oneself: a group's messages come only while the exchange is there.
+
+        Each has an AMQP channel of its own, as a missing exchange, or a missing permission, closes
+        it. A nack is a sign of life: the message was routed to the queue, which is full.
+        """
+        probe = self._probe
+        if probe is None or probe.under_way or not self.usable:
+            return
+        try:
+            publisher = self.protocol.open_channel(confirm=True)
+        except ConnectionClosed:
+            return
+        except ChannelClosed:
+            return  # users need all of them; perhaps there is one the next time
+
+        def published(answer: asyncio.Future[None]) -> None:
+            error = answer.exception()
+            publisher.close()
+            if self.ended.done():
+                return
+            if error is None:
+                probe.confirm(self._loop.time(), self._consumer.delivered)
+                self._timers.call_later(_PROBE_LOOK, self._look_for_probe)
+                return
+            probe.end()
+            if isinstance(error, (MessageReturned, NotFound)):
+                self._end(ConnectionClosed(f"no group's messages arrive: {describe(error)}"))
+            elif isinstance(error, ChannelClosedByServer):
+                self._probe = None  # a user who may not publish to groups
+
+        probe.send()
+        answer = publisher.publish(
+            self._options.groups_exchange, probe.routing_key, probe.body, mandatory=True
+        )
+        answer.add_done_callback(published)
+
+    def _look_for_probe(self) -> None:
+        probe = self._probe
+        if probe is None or not probe.under_way:
+            return
+        if self._earlier:
+            probe.end()  # deliveries from several queues tell nothing of one
+            return
+        full = self._consumer.unacknowledged >= self._options.local_capacity
+        if probe.is_lost(self._loop.time(), self._consumer.delivered, full=full):
+            self._end(ConnectionClosed("no group's messages arrive: a message to oneself was lost"))
+        else:
+            self._timers.call_later(_PROBE_LOOK, self._look_for_probe)
 
     def _expect(self, answer: asyncio.Future[Method]) -> None:
         """End unless the look after the queue is answered, or what was called before it.
@@ -432,17 +499,20 @@ class Topology:
         """Bind the queue for a routing key, once; the answer is for all who ask."""
         binding = self._bindings.get(routing_key)
         if binding is None:
-            answer = self._binder.call(
-                pamqp.commands.Queue.Bind(
-                    queue=self._queue_name,
-                    exchange=self._options.groups_exchange,
-                    routing_key=routing_key,
-                )
-            )
+            answer = self._bind_queue(routing_key)
             self.unbound += 1
             answer.add_done_callback(self._binding_done)
             binding = self._bindings[routing_key] = Shared(answer)
         return binding
+
+    def _bind_queue(self, routing_key: str) -> asyncio.Future[Method]:
+        return self._binder.call(
+            pamqp.commands.Queue.Bind(
+                queue=self._queue_name,
+                exchange=self._options.groups_exchange,
+                routing_key=routing_key,
+            )
+        )
 
     def _binding_done(self, answer: asyncio.Future[Method]) -> None:
         self.unbound -= 1

@@ -78,6 +78,7 @@ class LoopLayer:
         self._warn_bad_message: dict[type, RateLimitedWarning] = {}
         self._warn_oversized = RateLimitedWarning(logger)
         self.recovery = Recovery(options, names, self)
+        self._probe_body = self.recovery.probe.body
         self.normal = NormalChannels(
             options, codec, self.recovery, local, self._warn_bad, self.drop_oversized
         )
@@ -217,6 +218,10 @@ class LoopLayer:
 
     def deliver(self, source: Source, tag: int, redelivered: bool, body: bytes) -> None:
         """Put a message into the mailboxes of its receivers."""
+        if body == self._probe_body:
+            source.ack(tag)
+            self.recovery.probe.end()
+            return
         if self.ended:
             if not redelivered:
                 self._on_late(body)

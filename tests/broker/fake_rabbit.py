@@ -56,7 +56,7 @@ class FakeRabbit:
     """The server: :func:`running` gives one, and its port."""
 
     def __init__(self) -> None:
-        #: Every method that came, on whichever connection, in order.
+        #: Every method that came, on whichever connection, in order; but for those of probes.
         self.methods: list[Any] = []
         self.links: list[Link] = []
         self.exchanges: dict[str, str] = {}
@@ -140,7 +140,8 @@ class FakeRabbit:
                     queues.discard(name)
 
     def _handle(self, link: Link, channel: int, method: Any, body: bytes) -> None:
-        self.methods.append(method)
+        if not str(getattr(method, "routing_key", "")).startswith("!probe."):
+            self.methods.append(method)
         refusal = self.refuse(method)
         if refusal is not None:
             link.send_close(channel, *refusal)

@@ -75,6 +75,9 @@ class Process:
     def deliver(self, source: Channel, tag: int, redelivered: bool, body: bytes) -> None:
         """Remember a message, or hand it to the peers."""
         source.ack(tag)
+        if body == self.recovery.probe.body:
+            self.recovery.probe.end()
+            return
         with contextlib.suppress(BadMessage):
             _, name, message = self.codec.decode(body)
             if name.startswith("!"):

@@ -11,7 +11,9 @@ from pamqp.commands import Basic, Connection, Exchange, Queue
 
 from channels_rabbitmq.amqp.connect import connect
 from channels_rabbitmq.amqp.protocol import Protocol
+from channels_rabbitmq.broker import probe as probe_module
 from channels_rabbitmq.broker import topology as module
+from channels_rabbitmq.broker.probe import Probe
 from channels_rabbitmq.broker.topology import Topology
 from channels_rabbitmq.config.options import Options
 from channels_rabbitmq.errors import (
@@ -31,18 +33,31 @@ from .fake_rabbit import FakeRabbit
 QUEUE = "channels_test"
 
 
-async def make(port: int, **config: object) -> Topology:
+async def make(
+    port: int,
+    probe: Probe | None = None,
+    deliver: list[tuple[Any, ...]] | None = None,
+    **config: object,
+) -> Topology:
     """A topology on a connection of its own, not started yet."""
+    taken = [] if deliver is None else deliver
     protocol = Protocol(endpoint(port), asyncio.get_running_loop())
     await connect(protocol)
     options = Options.from_config(dict(config))
     names = QueueNames(newest=QUEUE)
-    return Topology(protocol, options, names, lambda *delivery: None, lambda *oversized: None)
+    return Topology(
+        protocol,
+        options,
+        names,
+        lambda *delivery: taken.append(delivery),
+        lambda *oversized: None,
+        probe,
+    )
 
 
-async def start(port: int, **config: object) -> Topology:
+async def start(port: int, probe: Probe | None = None, **config: object) -> Topology:
     """A topology that has started, with one binding."""
-    topology = await make(port, **config)
+    topology = await make(port, probe, **config)
     await topology.start(lambda: ["room"])
     return topology
 
@@ -125,11 +140,11 @@ async def test_bindings_that_take_long(
 ) -> None:
     """Receiving and sending begin without them, and as long as they go on nothing is cut off."""
     monkeypatch.setattr(module, "_BINDING_PATIENCE", 0.01)
-    monkeypatch.setattr(module, "_LOOK_TIMEOUT", 0.2)
+    monkeypatch.setattr(module, "_LOOK_TIMEOUT", 0.6)
     topology = await make(port)
 
     def hold(method: object) -> None:
-        if isinstance(method, Queue.Bind):
+        if isinstance(method, Queue.Bind) and method.routing_key.startswith("room"):
             rabbit.silent = (Queue.Bind, Queue.Declare)  # what comes after it waits for it
 
     rabbit.refuse = hold
@@ -139,7 +154,7 @@ async def test_bindings_that_take_long(
     assert not rabbit.queues[QUEUE].messages  # it is delivered
     (link,) = rabbit.links
     for bound in range(1, 5):
-        await asyncio.sleep(0.1)  # each answer begins the time anew, and all take longer
+        await asyncio.sleep(0.2)  # each answer begins the time anew, and all take longer
         link.peer.send(topology._binder.number, Queue.BindOk())
         await until(lambda bound=bound: topology.unbound == 6 - bound)  # type: ignore[misc]
         assert topology.is_bound(f"room{bound - 1}")
@@ -202,6 +217,68 @@ async def test_queue_or_consumer_that_vanished(
         if lost == "consumer"
         else "RabbitMQ closed the channel: 404 NOT_FOUND - no queue"
     )
+
+
+async def test_exchange_that_vanished(
+    rabbit: FakeRabbit, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message to oneself finds out that the groups exchange was deleted, and made again."""
+    monkeypatch.setattr(module, "_VERIFY", (0.01, 0.02))
+    monkeypatch.setattr(module, "_PROBE_LOOK", 0.01)
+    probe = Probe(QUEUE, 200, 60)
+    topology = await start(port, probe=probe)
+    for _ in range(3):
+        await until(lambda: probe.under_way)
+        probe.end()  # as it arrives
+    assert not topology.ended.done()
+    rabbit.bindings.clear()
+    reason = await asyncio.wait_for(asyncio.shield(topology.ended), 5)
+    assert "no group's messages arrive: RabbitMQ returned the message" in str(reason)
+
+
+async def test_probe_that_does_not_arrive(
+    rabbit: FakeRabbit, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full window or queue is no deafness; an open window in which nothing arrives is."""
+    monkeypatch.setattr(module, "_VERIFY", (0.01, 0.02))
+    monkeypatch.setattr(module, "_PROBE_LOOK", 0.01)
+    monkeypatch.setattr(probe_module, "PATIENCE", 0.05)
+    taken: list[tuple[Any, ...]] = []
+    probe = Probe(QUEUE, 200, 60)
+    topology = await make(port, local_capacity=1, probe=probe, deliver=taken)
+    await topology.start(lambda: ["room"])
+    rabbit.full.add(QUEUE)
+    looks = len(rabbit.seen(Queue.Declare))
+    await until(lambda: len(rabbit.seen(Queue.Declare)) >= looks + 5)  # each with a nack
+    assert not topology.ended.done()
+    rabbit.full.clear()
+    # What was delivered is not acknowledged, and the probe waits behind it.
+    await until(lambda: taken)
+    await asyncio.sleep(0.1)
+    assert not topology.ended.done()
+    channel, tag, *_ = taken[0]
+    channel.ack(tag)
+    rabbit.queues[QUEUE].messages.clear()
+    reason = await asyncio.wait_for(asyncio.shield(topology.ended), 5)
+    assert "a message to oneself was lost" in str(reason)
+
+
+@pytest.mark.parametrize("code", [403, 404])
+async def test_probe_that_is_refused(
+    rabbit: FakeRabbit, port: int, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """A user who may not publish to groups has no probes; a missing exchange ends the topology."""
+    monkeypatch.setattr(module, "_VERIFY", (0.01, 0.02))
+    rabbit.refuse = lambda method: (code, "REFUSED") if isinstance(method, Basic.Publish) else None
+    topology = await start(port, probe=Probe(QUEUE, 200, 60))
+    if code == 404:
+        reason = await asyncio.wait_for(asyncio.shield(topology.ended), 5)
+        assert "no group's messages arrive" in str(reason)
+        return
+    looks = len(rabbit.seen(Queue.Declare))
+    await until(lambda: len(rabbit.seen(Queue.Declare)) >= looks + 5)
+    assert not topology.ended.done()
+    assert topology._probe is None
 
 
 async def test_confirms(rabbit: FakeRabbit, port: int) -> None:

@@ -144,6 +144,31 @@ async def test_operator_deletes_the_exchange(
     assert await layer.receive(channel) == {"n": 1}
 
 
+async def test_a_deaf_process_finds_out(
+    make_layer: MakeLayer,
+    broker: Broker,
+    vhost: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A process that only receives notices that its exchange was deleted, made again or not."""
+    monkeypatch.setattr(topology, "_VERIFY", (0.2, 0.2))
+    receiver = make_layer()
+    channel = await receiver.new_channel()
+    await receiver.group_add("room", channel)
+    for made_again in (False, True):
+        first = await receiver.current_connection
+        await rabbit.api(broker, "DELETE", f"exchanges/{vhost}/groups")
+        if made_again:
+            same = {"type": "direct", "durable": False}
+            await rabbit.api(broker, "PUT", f"exchanges/{vhost}/groups", same)
+        await until(lambda first=first: first.closed.done())  # type: ignore[misc]
+        assert "no group's messages arrive" in caplog.text
+        await receiver.current_connection
+        await make_layer().group_send("room", {"n": 1})
+        assert await receiver.receive(channel) == {"n": 1}
+
+
 @pytest.fixture
 def short_consumer_timeout(broker: Broker) -> Iterator[None]:
     """RabbitMQ closes channels over deliveries that were not acknowledged for half a second."""
