@@ -61,8 +61,10 @@ CLOSE_TIMEOUT_BLOCKED = 1.0
 #: begins to work while we go on. 2,000 joins and leaves at once are 10 to 20 % faster.
 _MOST_PIECES = 128
 
-#: Lines about alarms that one connection may log within a minute.
-_MOST_ALARMS = 20
+#: Lines about alarms that one connection may log within so many seconds; then one says how many
+#: there would have been, and what is so by then.
+_MOST_ALARMS = 4
+_ALARM_INTERVAL = 10.0
 
 _CAPABILITIES = {
     "authentication_failure_close": True,
@@ -126,6 +128,10 @@ class Protocol(asyncio.Protocol):
         self.blocked: str | None = None
         #: When the latest lines about alarms were logged, oldest first.
         self._alarm_times: deque[float] = deque(maxlen=_MOST_ALARMS)
+        #: Beginnings and ends of alarms that were not logged.
+        self._alarms_left_out = 0
+        #: Logs what is so after them. Set when the first is left out.
+        self._alarm_timer: asyncio.TimerHandle | None = None
         #: Why the connection ended; None while it has not, and if we closed it. Set once.
         self.error: Exception | None = None
         #: Runs :meth:`_tick`. Set once heartbeats are agreed on.
@@ -330,7 +336,7 @@ class Protocol(asyncio.Protocol):
         if self.error is None and self._state.state is not ConnectionState.CLOSING:
             self.error = exc or ConnectionResetError("RabbitMQ closed the socket without a word")
         self._state.move(ConnectionState.CLOSED)
-        for timer in (self._heartbeat_timer, self._close_timer):
+        for timer in (self._heartbeat_timer, self._close_timer, self._alarm_timer):
             if timer is not None:
                 timer.cancel()
         self._out.clear()
@@ -424,12 +430,10 @@ class Protocol(asyncio.Protocol):
             pass  # on its way before the server saw our connection.close
         elif isinstance(method, pamqp.commands.Connection.Blocked):
             self.blocked = printable(method.reason or "an alarm")
-            if self._may_log_alarm():
-                logger.warning("RabbitMQ takes no publishes: %s", self.blocked)
+            self._alarm_changed()
         elif isinstance(method, pamqp.commands.Connection.Unblocked):
             self.blocked = None
-            if self._may_log_alarm():
-                logger.info("RabbitMQ takes publishes again")
+            self._alarm_changed()
         elif self._expected is None or not isinstance(method, self._expected):
             raise BadBytesFromServer(f"{method.name} was not expected")
         elif isinstance(method, pamqp.commands.Connection.Start):
@@ -443,14 +447,31 @@ class Protocol(asyncio.Protocol):
             self._state.move(ConnectionState.OPEN)
             self.opened.set_result(None)
 
-    def _may_log_alarm(self) -> bool:
-        """Whether to log an alarm's beginning or end: a server may send them without end."""
+    def _alarm_changed(self) -> None:
+        """Log an alarm's beginning or end, now or later: a server may send them without end."""
         now = self.loop.time()
         times = self._alarm_times
-        if len(times) == _MOST_ALARMS and times[0] > now - 60:
-            return False
-        times.append(now)
-        return True
+        if self._alarm_timer is None and (
+            len(times) < _MOST_ALARMS or times[0] <= now - _ALARM_INTERVAL
+        ):
+            times.append(now)
+            self._log_alarm("")
+            return
+        self._alarms_left_out += 1
+        if self._alarm_timer is None:
+            self._alarm_timer = self.loop.call_later(_ALARM_INTERVAL, self._log_left_out)
+
+    def _log_left_out(self) -> None:
+        self._alarm_timer = None
+        self._alarm_times.append(self.loop.time())
+        left_out, self._alarms_left_out = self._alarms_left_out, 0
+        self._log_alarm(f" ({left_out} changes within {_ALARM_INTERVAL:g} s)")
+
+    def _log_alarm(self, changes: str) -> None:
+        if self.blocked is None:
+            logger.info("RabbitMQ takes publishes again%s", changes)
+        else:
+            logger.warning("RabbitMQ takes no publishes: %s%s", self.blocked, changes)
 
     def _close_transport(self) -> None:
         if self._transport is not None:

@@ -8,6 +8,7 @@ import time
 import pamqp.commands
 import pytest
 
+from channels_rabbitmq.amqp import protocol as protocol_module
 from channels_rabbitmq.amqp.frames import HEARTBEAT
 from channels_rabbitmq.errors import (
     BadBytesFromServer,
@@ -320,6 +321,8 @@ async def test_heartbeats_keep_both_sides_content() -> None:
 
 # Alarms
 
+TAKES_NO = "RabbitMQ takes no publishes:"
+
 
 async def test_blocked_and_unblocked(caplog: pytest.LogCaptureFixture) -> None:
     """The server's word that it takes no publishes is kept until it takes it back."""
@@ -344,21 +347,34 @@ async def test_blocked_and_unblocked(caplog: pytest.LogCaptureFixture) -> None:
         ]
 
 
-async def test_alarms_without_end(caplog: pytest.LogCaptureFixture) -> None:
-    """Alarms that come and go without end fill no log, and none of them forges a line of it."""
+async def test_alarms_without_end(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alarms that come and go without end fill no log, and none of them forges a line of it.
+
+    What is so in the end is logged all the same.
+    """
+    monkeypatch.setattr(protocol_module, "_ALARM_INTERVAL", 0.2)
     caplog.set_level("INFO")
 
     async def script(peer: ScriptedServer) -> None:
-        for _ in range(1000):
+        for _ in range(5000):
             peer.send(0, pamqp.commands.Connection.Blocked("low\nFORGED \x1b[2J\u202e"))
             peer.send(0, pamqp.commands.Connection.Unblocked())
         peer.send(0, pamqp.commands.Connection.Blocked("the last"))
 
     async with connected(script) as connection:
         assert await until(lambda: connection.protocol.blocked == "the last")
+        last = await until(
+            lambda: [line for line in caplog.messages if line.startswith(f"{TAKES_NO} the last")]
+        )
+        assert connection.protocol._alarm_timer is None
     told = [line for line in caplog.messages if "publishes" in line]
-    assert len(told) == 20
-    assert told[0] == r"RabbitMQ takes no publishes: low\nFORGED \x1b[2J\u202e"
+    # Handling ten thousand may take longer than the interval.
+    assert told[0] == rf"{TAKES_NO} low\nFORGED \x1b[2J\u202e"
+    assert told[-1:] == last
+    assert len(told) < 50
+    assert last[0].endswith(" changes within 0.2 s)")
     assert all(line.isprintable() for line in told)
 
 
