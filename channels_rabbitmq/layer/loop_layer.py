@@ -82,6 +82,8 @@ class LoopLayer:
         self.normal = NormalChannels(
             options, codec, self.recovery, local, self._warn_bad, self.drop_oversized
         )
+        #: Held while a costly message is copied for a reader: one in each turn of the loop.
+        self.copying = asyncio.Lock()
         self._hooks = Hooks(options)
         self.housekeeping = Housekeeping(options, local, self.loop)
         self._groups = Groups(options, local, self.recovery, self.loop)

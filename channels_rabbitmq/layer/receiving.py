@@ -47,7 +47,22 @@ async def receive(loop_layer: LoopLayer, channel: str) -> Message:
             raise
         if not box.queue:  # another reader was faster, and the mailbox may be gone
             box = mailboxes.box(channel)
+    if box.queue[0].costly:
+        return await _receive_in_turn(loop_layer, box)
     return mailboxes.take(box)
+
+
+async def _receive_in_turn(loop_layer: LoopLayer, box: Mailbox) -> Message:
+    """Take a message whose copies are costly, in a turn of the loop without another such."""
+    try:
+        async with loop_layer.copying:
+            await asyncio.sleep(0)
+            if box.queue:
+                return loop_layer.mailboxes.take(box)
+    except asyncio.CancelledError:
+        box.wake()  # the next in line gets it
+        raise
+    return await receive(loop_layer, box.name)  # another reader was faster, or it expired
 
 
 async def receive_many(

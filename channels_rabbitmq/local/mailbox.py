@@ -53,7 +53,17 @@ NOWHERE = _Nowhere()
 class Delivery:
     """One message from RabbitMQ, shared by the local channels that have yet to read it."""
 
-    __slots__ = ("arrived", "body", "channels", "flat", "holders", "message", "source", "tag")
+    __slots__ = (
+        "arrived",
+        "body",
+        "channels",
+        "costly",
+        "flat",
+        "holders",
+        "message",
+        "source",
+        "tag",
+    )
 
     def __init__(
         self, source: Source, tag: int, arrived: float, body: bytes, message: Message
@@ -67,6 +77,8 @@ class Delivery:
         #: the first one, and the others decode copies of their own.
         self.message: Message | None = message
         self.flat = False
+        #: Whether the copies of all its readers, made at once, would take the loop long.
+        self.costly = False
         #: The channels that it came for, whether or not they still hold it.
         self.channels: Collection[str] = ()
         #: How many channels still hold it. At zero it is acknowledged.

@@ -22,6 +22,11 @@ logger = logging.getLogger(__name__)
 _FEW = 64
 
 
+#: Bytes to decode for the copies of all readers of one message, above which these are made one in
+#: each turn of the event loop. About a twentieth of a second.
+COSTLY = 1024 * 1024
+
+
 class Mailboxes:
     """The mailboxes of all channels of the process.
 
@@ -100,7 +105,9 @@ class Mailboxes:
             return
         delivery.channels = channels = tuple(channels)
         delivery.holders = len(channels)
-        delivery.flat = delivery.holders > 1 and is_flat(delivery.message)
+        if delivery.holders > 1:
+            delivery.flat = is_flat(delivery.message)
+            delivery.costly = not delivery.flat and len(delivery.body) * len(channels) > COSTLY
         self._held[delivery] = None
         boxes = self._boxes
         for name in channels:

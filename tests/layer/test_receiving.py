@@ -15,6 +15,7 @@ from channels_rabbitmq.layer.loop_layer import LoopLayer
 from channels_rabbitmq.local.mailboxes import NOWHERE, Delivery
 from channels_rabbitmq.local.queue_names import QueueNames
 from channels_rabbitmq.local.state import LocalState
+from channels_rabbitmq.wire.messages import CHANNEL_KEY, decode, encode
 from channels_rabbitmq.wire.serializers import make_codec
 
 OWN, OTHER, NORMAL = "channels_me!a", "channels_me!b", "jobs"
@@ -180,3 +181,50 @@ async def test_taken_back(layer: LoopLayer, channel: str) -> None:
     receiving.take_back_any(layer, [channel], False, received)
     receiving.take_back_any(layer, [channel], False, None)
     assert await receiving.receive(layer, channel) == {"n": 2}
+
+
+async def turns_taken(layer: LoopLayer, size: int) -> tuple[int, list[int]]:
+    """Give a message to 20 readers; count the turns of the loop, and the reads in each."""
+    channels = [f"channels_me!{n}" for n in range(20)]
+    reads: list[int] = []
+    turn = 0
+
+    async def read(channel: str) -> None:
+        message = await receiving.receive(layer, channel)
+        assert len(message["d"]) == size
+        reads.append(turn)
+
+    readers = [asyncio.create_task(read(channel)) for channel in channels]
+    await asyncio.sleep(0)
+    body = encode(CHANNEL_KEY, "c", {"d": [[n] for n in range(size)]}, 10**7)
+    delivery = Delivery(NOWHERE, 0, layer.loop.time(), body, decode(body)[2])
+    layer.mailboxes.put(delivery, channels)
+    while not all(reader.done() for reader in readers):
+        await asyncio.sleep(0)
+        turn += 1
+    return turn, reads
+
+
+async def test_costly_copies_have_turns_of_their_own(layer: LoopLayer) -> None:
+    """A large nested message for many readers is decoded for one in each turn of the loop."""
+    turns, reads = await turns_taken(layer, 20_000)
+    assert turns >= 20
+    assert len(set(reads)) == 20
+    turns, _ = await turns_taken(layer, 20)
+    assert turns < 5
+
+
+async def test_a_cancelled_reader_of_a_costly_message(layer: LoopLayer) -> None:
+    """Its message goes to the next in line."""
+    body = encode(CHANNEL_KEY, "c", {"d": [[n] for n in range(200_000)]}, 10**7)
+    await layer.copying.acquire()
+    first = asyncio.create_task(receiving.receive(layer, OWN))
+    second = asyncio.create_task(receiving.receive(layer, OWN))
+    await asyncio.sleep(0)
+    delivery = Delivery(NOWHERE, 0, layer.loop.time(), body, decode(body)[2])
+    layer.mailboxes.put(delivery, [OWN, OTHER])
+    await asyncio.sleep(0)
+    first.cancel()
+    layer.copying.release()
+    assert len((await second)["d"]) == 200_000
+    assert first.cancelled()
