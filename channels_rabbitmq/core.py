@@ -288,7 +288,9 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
 
         Every process is asked; the call ends once all that are known to be there have answered,
         and after ``timeout`` seconds at the latest, with what was answered so far. By then
-        members may have come and gone: it is a snapshot. Version 4.0.1 does not answer.
+        members may have come and gone: it is a snapshot. Version 4.0.1 does not answer. Raises
+        :class:`~channels_rabbitmq.errors.NotAnswered` where RabbitMQ does not let processes ask
+        each other: see Operations, permissions.
         """
         require_group(group)
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
@@ -302,7 +304,8 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
 
         Normal channels that any of these processes has used are purged as well. Members must join
         again. It returns once every process that is known to be there has done its part. Raises
-        :class:`~channels_rabbitmq.errors.NotAnswered` if one did not within ``send_timeout``, and
+        :class:`~channels_rabbitmq.errors.NotAnswered` if one did not within ``send_timeout``, or
+        could not be asked, and
         :class:`~channels_rabbitmq.errors.NotConnected` while RabbitMQ is away. Processes of
         version 4.0.1 take no part.
         """

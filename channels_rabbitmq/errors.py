@@ -19,7 +19,8 @@
         NotConnected                         send(), flush(): RabbitMQ away, blocked, or too slow;
                                              also a channels.exceptions.ChannelFull
         NotAnswered                          flush(), group_add(), group_discard(): another process
-                                             was silent; also a TimeoutError
+                                             was silent; also a TimeoutError. These and
+                                             group_members(): processes may not ask each other
         BadMessage                           internal: bytes that are no message; logged
             NotDecrypted                     encrypted with another key, or changed on the way
             NotEncrypted                     in plain text, although keys are set
@@ -101,7 +102,10 @@ class NotConnected(RabbitmqError, ChannelFull):  # type: ignore[misc]  # Channel
 
 
 class NotAnswered(RabbitmqError, TimeoutError):
-    """Another process did not do its part within ``send_timeout``."""
+    """Another process did not do its part within ``send_timeout``.
+
+    Or it was not asked: RabbitMQ does not let this process use the control exchange.
+    """
 
 
 class LoopEnded(RabbitmqError):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from .channel import Channel
 from .errors import ChannelClosed, ConnectionClosed
@@ -15,6 +17,9 @@ __all__ = ["MAX_CALL_CHANNELS", "Calls"]
 
 #: Calls that run side by side, each on an AMQP channel of its own; more wait in line.
 MAX_CALL_CHANNELS = 16
+
+#: Of whatever a call gives.
+_Future = asyncio.Future[Any]
 
 
 class Calls:
@@ -32,7 +37,7 @@ class Calls:
         #: How many channels have a call under way.
         self._in_use = 0
         #: Calls that wait for a channel, oldest first.
-        self._line: deque[tuple[Method, asyncio.Future[Method]]] = deque()
+        self._line: deque[tuple[Callable[[Channel], _Future], _Future]] = deque()
 
     def run(self, method: Method) -> asyncio.Future[Method]:
         """Start a call; the future gives the server's answer.
@@ -41,15 +46,30 @@ class Calls:
         :class:`.ConnectionClosed` when the connection ends, and with :class:`.ChannelClosed` when
         no AMQP channel is free for it. Cancelling it gives up a call that waits in line.
         """
-        future: asyncio.Future[Method] = self._protocol.loop.create_future()
-        self._line.append((method, future))
+        return self._run(lambda channel: channel.call(method))
+
+    def publish(self, exchange: str, routing_key: str, body: bytes) -> asyncio.Future[None]:
+        """Publish what must reach a queue; the future is done once confirmed.
+
+        It fails as :meth:`run` does, and as :meth:`.Channel.publish`.
+        """
+
+        def publish(channel: Channel) -> _Future:
+            channel.select_confirms()
+            return channel.publish(exchange, routing_key, body, mandatory=True)
+
+        return self._run(publish)
+
+    def _run(self, start: Callable[[Channel], _Future]) -> _Future:
+        future: _Future = self._protocol.loop.create_future()
+        self._line.append((start, future))
         self._start()
         return future
 
     def _start(self) -> None:
         most = self._protocol.share_of_channels(MAX_CALL_CHANNELS)
         while self._line and self._in_use < most:
-            method, future = self._line.popleft()
+            start, future = self._line.popleft()
             if future.done():
                 continue
             try:
@@ -58,7 +78,7 @@ class Calls:
                 future.set_exception(err)
                 continue
             self._in_use += 1
-            channel.call(method).add_done_callback(partial(self._finish, channel, future))
+            start(channel).add_done_callback(partial(self._finish, channel, future))
 
     def _idle_channel(self) -> Channel:
         while self._idle and self._protocol.open:
@@ -67,12 +87,10 @@ class Calls:
                 return channel
         return self._protocol.open_channel()
 
-    def _finish(
-        self, channel: Channel, future: asyncio.Future[Method], reply: asyncio.Future[Method]
-    ) -> None:
+    def _finish(self, channel: Channel, future: _Future, reply: _Future) -> None:
         self._in_use -= 1
         error = reply.exception()
-        if error is None:
+        if channel.open:
             self._idle.append(channel)
         if not future.done():
             if error is None:

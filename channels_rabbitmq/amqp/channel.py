@@ -100,9 +100,11 @@ class Channel:
         self._error: Exception | None = None
         #: We sent ``channel.close``: the number stays ours until ``channel.close-ok`` comes.
         self._close_sent = False
+        #: Whether the server confirms publishes.
+        self._confirming = False
         self._send(pamqp.commands.Channel.Open())
         if confirm:
-            self._send(pamqp.commands.Confirm.Select())
+            self.select_confirms()
 
     def __repr__(self) -> str:
         state = "open" if self._error is None else "closed"
@@ -146,6 +148,12 @@ class Channel:
         self._replies.append(future)
         self._wire.write(data)
         return future
+
+    def select_confirms(self) -> None:
+        """Have the server confirm publishes; :meth:`publish` needs that."""
+        if not self._confirming and self._error is None:
+            self._confirming = True
+            self._send(pamqp.commands.Confirm.Select())
 
     def _send(self, method: Method) -> None:
         """Send a method whose reply nobody waits for."""

@@ -1,7 +1,8 @@
-"""Requests between processes: through the groups exchange, with keys that no group can have.
+"""Requests between processes, through an exchange of their own: the control exchange.
 
-Every process binds its queue for the control key, so that a question reaches all of them. Answers
-go to the queue of the process that asked.
+Every process binds its queue there for the control key, so that a question reaches all of them, and
+for its queue's name, so that a question or an answer reaches it alone. What comes any other way is
+no request, whatever it says: with the right to publish to groups nobody flushes or joins.
 
 Which processes there are is found out like this. Before a process asks for the first time on a
 connection, it binds its queue for the askers' key; then it waits for :data:`DISCOVERY` seconds for
@@ -17,8 +18,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Collection
 from functools import partial
 
 from channels.exceptions import StopConsumer
@@ -27,19 +28,42 @@ from ..amqp.futures import retrieve
 from ..config.options import Options
 from ..errors import (
     AmqpError,
+    ConnectionClosed,
     LoopEnded,
     MessageReturned,
     NotAnswered,
     NotConnected,
-    PreconditionFailed,
     ServerSentNack,
 )
 from ..local.background import Background
 from ..local.queue_names import QueueNames
+from ..local.served import Verdict
 from ..local.state import LocalState
 from ..log import RateLimitedWarning
 from ..wire.messages import GROUP_KEY, Message
+from ..wire.requests import (
+    ANSWER,
+    ASK,
+    FLUSH,
+    HELLO,
+    JOIN,
+    LEAVE,
+    MEMBERS,
+    MOST_EARLIER,
+    NAMES_PER_PART,
+    PRESENT,
+    PROBE,
+    AnswerPart,
+    Asked,
+    Question,
+    Sender,
+    askers_key,
+    control_exchange,
+    control_key,
+    read_request,
+)
 from ..wire.serializers import Codec
+from .control_exchange import ControlExchange
 from .groups import Groups
 from .normal_channels import NormalChannels
 from .recovery import Recovery
@@ -47,51 +71,28 @@ from .topology import Topology
 
 logger = logging.getLogger(__name__)
 
-#: What a message is for, in place of a group's name. No name of a group begins with the mark.
-MARK = "!"
-_HELLO, _ASK, _ANSWER = "!hello", "!ask", "!answer"
-
-#: What may be asked.
-MEMBERS, FLUSH, JOIN, LEAVE = "members", "flush", "join", "leave"
-
 #: Seconds in which unknown processes may answer the first question on a connection.
 DISCOVERY = 0.3
 #: Seconds until processes that have not answered are asked again: at first, and at most.
 _REMIND = (0.05, 1.0)
-#: Names in one message of an answer.
-_NAMES_PER_PART = 2000
-#: Questions whose answers are remembered, so that one asked again is not carried out again.
-_REMEMBERED = 256
+#: Processes that are known, and questions that are carried out at a time, at most.
+_MOST_KNOWN = 4096
+_MOST_SERVED = 100
 #: Bytes of one message; far below what any RabbitMQ takes.
 _MOST_BYTES = 4 * 1024 * 1024
-
-
-def control_key(prefix: str) -> str:
-    """The routing key that every process of a prefix binds."""
-    return f"!control:{prefix}"
-
-
-def askers_key(prefix: str) -> str:
-    """The routing key that processes bind which have asked something."""
-    return f"!askers:{prefix}"
-
-
-@dataclass(frozen=True)
-class Question:
-    """What one process asks of others."""
-
-    what: str
-    group: str = ""
-    channel: str = ""
-    #: Tells questions apart.
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+#: Bytes that a name takes in an answer, at most, encrypted or not; and all the rest of that.
+_NAME_BYTES, _OTHER_BYTES = 300, 1000
 
 
 class Answers:
     """The answers to one question, as they come. No I/O."""
 
-    def __init__(self, question: Question) -> None:
+    def __init__(
+        self, question: Question, on_answered: Callable[[str], None] = lambda process: None
+    ) -> None:
         self.question = question
+        #: Called with each process, once, whose answer is whole.
+        self._on_answered = on_answered
         #: The names in each part of each process's answer.
         self._parts: dict[str, dict[int, list[str]]] = {}
         #: The processes whose answers are whole.
@@ -122,13 +123,17 @@ class Answers:
             name for parts in self._parts.values() for names in parts.values() for name in names
         }
 
-    def add(self, process: str, part: int, parts: int, names: list[str]) -> None:
-        """One message of an answer came; perhaps again."""
+    def add(self, answer: AnswerPart) -> None:
+        """One message of an answer came; perhaps again. Of too many processes, it is left out."""
+        process = answer.sender.queue
+        if process not in self._parts and len(self._parts) >= _MOST_KNOWN:
+            return
         known = self._parts.setdefault(process, {})
-        known[part] = names
-        if len(known) >= parts and process not in self.answered:
+        known[answer.part] = answer.names
+        if len(known) >= answer.parts and process not in self.answered:
             self.answered.add(process)
             self.news.set()
+            self._on_answered(process)
 
 
 class Peers:
@@ -145,7 +150,8 @@ class Peers:
         normal: NormalChannels,
     ) -> None:
         self._options = options
-        self._exchange = options.groups_exchange
+        #: The exchange whose deliveries are for :meth:`handle`.
+        self.exchange = control_exchange(options.groups_exchange)
         self._control_key = control_key(options.prefix)
         self._askers_key = askers_key(options.prefix)
         self._codec = codec
@@ -157,33 +163,100 @@ class Peers:
         self._loop = asyncio.get_running_loop()
         #: The queues of the other processes that were heard of.
         self._known: set[str] = set()
-        #: The topology on which the askers' key is bound.
-        self._listening: Topology | None = None
+        #: The exchange on the latest topology, and the task that keeps it.
+        self._control: ControlExchange | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        #: The one on which the askers' key is bound.
+        self._listening: ControlExchange | None = None
         #: Until when processes that are not known may answer; in the clock of the loop.
         self._discovered_at: float | None = None
         self._asked: dict[str, Answers] = {}
-        #: The questions that were asked of this process lately; None while one is carried out.
-        self._served: dict[str, list[str] | None] = {}
+        #: The ids of the questions of others that are being carried out or answered.
+        self._serving: set[str] = set()
+        self._names_per_part = max(
+            1, min(NAMES_PER_PART, (options.max_message_size - _OTHER_BYTES) // _NAME_BYTES)
+        )
+        self._probe = self._encode(PROBE, {})
         self._background = Background(self._loop)
+        #: Whether it was told that the exchange is refused.
+        self._told_refused = False
         self._warn = RateLimitedWarning(logger)
+        self._warn_answer = RateLimitedWarning(logger)
+        self._warn_repeats = RateLimitedWarning(logger)
         self._warn_unanswered = RateLimitedWarning(logger)
 
-    def topology_started(self, topology: Topology) -> None:
-        """Publish a hello to the processes that ask."""
-        self._listening = None
-        body = self._encode(_HELLO, {"from": self._names.newest})
-        topology.publish(self._exchange, self._askers_key, body).add_done_callback(retrieve)
+    async def topology_starting(self, topology: Topology) -> None:
+        """Bind the queue to the exchange, and publish a hello to the processes that ask.
+
+        Also for earlier names: channels of these may still be in use.
+        """
+        self.topology_ended()
+        self._discovered_at = None
+        newest = self._names.newest
+        control = self._control = ControlExchange(
+            topology, self.exchange, newest, self._tell_refused
+        )
+        keys = (self._control_key, newest, *self._names.kept)
+        self._keeper = self._background.spawn(control.run(keys, partial(self._greet, control)))
+        await control.wait_bound()
+
+    def topology_ended(self) -> None:
+        """Leave the exchange alone; the next topology has another connection."""
+        if self._keeper is not None:
+            self._keeper.cancel()
 
     def cancel(self) -> None:
         """Cancel all answers under way."""
         self._background.cancel()
+
+    async def _greet(self, control: ControlExchange) -> None:
+        """Publish a hello; where a process that asks has no room for it, again later."""
+        if not await self._try_hello(control):
+            self._background.spawn(self._greet_again(control), NotAnswered, ConnectionClosed)
+
+    async def _greet_again(self, control: ControlExchange) -> None:
+        delay, longest = _REMIND
+        due = self._due()
+        while self._loop.time() < due:
+            await asyncio.sleep(delay)
+            if await self._try_hello(control):
+                return
+            delay = min(2 * delay, longest)
+
+    async def _try_hello(self, control: ControlExchange) -> bool:
+        hello = self._encode(HELLO, self._sender.message())
+        try:
+            await control.publish(self._askers_key, hello)
+        except MessageReturned:
+            return True  # nobody asks
+        except ServerSentNack:
+            return False
+        return True
+
+    def _tell_refused(self, exchange: str, reason: str) -> None:
+        if not self._told_refused:
+            self._told_refused = True
+            logger.warning(
+                "flush(), group_members() and groups of other processes' channels are off: "
+                "RabbitMQ refuses exchange %s: %s",
+                exchange,
+                reason,
+            )
+
+    async def _opened(self, topology: Topology) -> ControlExchange:
+        """The exchange on that topology, once it can be used."""
+        control = self._control
+        if control is None or control.topology is not topology:
+            raise ConnectionClosed("the connection to RabbitMQ ended")
+        await control.wait_opened()
+        return control
 
     # What may be asked
 
     async def group_members(self, group: str, timeout: float) -> list[str]:
         """List the channels in a group, as far as the processes answer in time."""
         own = self._members(group)
-        answers = await self._ask_all(Question(MEMBERS, group), timeout)
+        answers = await self._ask_all(Answers(Question(MEMBERS, group)), timeout)
         if not answers.complete:
             self._warn_unanswered(
                 "group_members(%r): %d processes did not answer within %g s%s",
@@ -204,20 +277,55 @@ class Peers:
             raise NotConnected(
                 f"RabbitMQ did not answer within send_timeout ({timeout:g} s)"
             ) from None
-        answers = await self._ask_all(Question(FLUSH), max(due - self._loop.time(), 0))
-        if not answers.complete:
+        answers, failed = await self._flush_others(due)
+        if failed or not answers.complete:
             raise NotAnswered(
-                f"{len(answers.missing)} processes did not flush within send_timeout "
+                f"{len(failed)} processes did not flush within send_timeout "
                 f"({timeout:g} s){answers.remark}"
             )
 
+    async def _flush_others(self, due: float) -> tuple[Answers, set[str]]:
+        """Have every process flush that is known, or answers; give those that did not in time.
+
+        Each is asked by its name: a recorded question flushes no process that came later.
+        """
+        tasks: dict[str, asyncio.Task[None]] = {}
+
+        def ask(process: str) -> None:
+            if process not in tasks:
+                question = Question(FLUSH, to=process)
+                task = tasks[process] = self._loop.create_task(self._ask_one(question, due))
+                task.add_done_callback(retrieve)
+
+        for process in self._known:
+            ask(process)
+        try:
+            answers = await self._ask_all(Answers(Question(PRESENT), ask), due - self._loop.time())
+            if tasks:
+                await asyncio.wait(tasks.values())
+        finally:
+            for task in tasks.values():
+                task.cancel()
+        failed = set(answers.missing)
+        for process, result in zip(
+            tasks, await asyncio.gather(*tasks.values(), return_exceptions=True), strict=True
+        ):
+            if isinstance(result, NotAnswered):
+                failed.add(process)
+            elif result is not None:
+                raise result
+        return answers, failed
+
     async def group_add(self, process: str, group: str, channel: str) -> None:
         """Have another process add its channel to a group; nothing happens if it has gone."""
-        await self._ask_one(process, Question(JOIN, group, channel))
+        await self._ask_one(Question(JOIN, group, channel, process), self._due())
 
     async def group_discard(self, process: str, group: str, channel: str) -> None:
         """Have another process take its channel out of a group."""
-        await self._ask_one(process, Question(LEAVE, group, channel))
+        await self._ask_one(Question(LEAVE, group, channel, process), self._due())
+
+    def _due(self) -> float:
+        return self._loop.time() + self._options.send_timeout
 
     # What others ask for
 
@@ -228,11 +336,10 @@ class Peers:
             return self._members(group)
         if question.what == FLUSH:
             await self._flush()
-        elif self._names.is_channel(channel):
-            if question.what == JOIN:
-                await self._groups.add(group, channel)
-            elif question.what == LEAVE:
-                self._groups.discard(group, channel)
+        elif question.what == JOIN:
+            await self._groups.add(group, channel)
+        elif question.what == LEAVE:
+            self._groups.discard(group, channel)
         return []
 
     def _members(self, group: str) -> list[str]:
@@ -252,12 +359,18 @@ class Peers:
 
     # Asking
 
-    async def _ask_all(self, question: Question, timeout: float) -> Answers:
-        """Ask every other process; end once all that are known have answered, or in time."""
-        answers = self._asked[question.id] = Answers(question)
+    async def _ask_all(self, answers: Answers, timeout: float) -> Answers:
+        """Ask every other process; end once all that are known have answered, or in time.
+
+        Raises :class:`.NotAnswered` only where RabbitMQ does not let processes ask each other.
+        """
+        question = answers.question
+        self._asked[question.id] = answers
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(max(timeout, 0)):
                 await self._recovery.run(partial(self._ask_all_on, answers))
+        except NotAnswered:
+            raise
         except TimeoutError:
             pass
         finally:
@@ -266,16 +379,15 @@ class Peers:
         return answers
 
     async def _ask_all_on(self, answers: Answers, topology: Topology) -> None:
-        if self._listening is not topology:
-            await topology.bind(self._askers_key).follow()
-            self._listening = topology
-            self._discovered_at = None
+        control = await self._opened(topology)
+        if self._listening is not control:
+            await control.bind(self._askers_key)
+            self._listening = control
         body = self._encode_question(answers.question)
         delay, longest = _REMIND
         while True:
             if not answers.accepted:
-                # Nobody but ourselves may be bound, but we always are: this cannot come back.
-                answers.accepted = await self._try_publish(topology, self._control_key, body)
+                answers.accepted = await self._try_publish(control, self._control_key, body)
             now = self._loop.time()
             if self._discovered_at is None:
                 self._discovered_at = now + DISCOVERY
@@ -285,146 +397,182 @@ class Peers:
             waiting = bool(missing) or not answers.accepted
             pause = delay if waiting else self._discovered_at - now
             if not await _wait(answers.news, pause) and waiting:
-                for process in self._known - answers.answered:
-                    await self._remind(process, body, topology)
+                await self._remind_all(control, self._known - answers.answered, body)
                 delay = min(2 * delay, longest)
 
-    async def _try_publish(self, topology: Topology, key: str, body: bytes) -> bool:
+    async def _try_publish(self, control: ControlExchange, key: str, body: bytes) -> bool:
         try:
-            await topology.publish_mandatory(self._exchange, key, body)
-        except (ServerSentNack, PreconditionFailed):
-            # The queue of at least one process is full; or another message was too large.
-            return False
-        return True
-
-    async def _remind(self, process: str, body: bytes, topology: Topology) -> bool:
-        """Ask one process again; False if it has gone."""
-        try:
-            await topology.publish_mandatory("", process, body)
+            await control.publish(key, body)
         except MessageReturned:
-            self._known.discard(process)
+            # We are bound ourselves: the exchange was deleted, and somebody declared it again.
+            await control.restore()
+            self._discovered_at = None
             return False
-        except (ServerSentNack, PreconditionFailed):
-            pass  # it is full, or another message was too large; perhaps not the next time
+        except ServerSentNack:
+            return False  # the queue of at least one process is full
         return True
 
-    async def _ask_one(self, process: str, question: Question) -> None:
-        """Ask the process that has a queue, until it answers, or is found to have gone."""
+    async def _remind_all(
+        self, control: ControlExchange, processes: Collection[str], body: bytes
+    ) -> None:
+        """Ask some processes again; forget those that have gone."""
+        returned = []
+        results = await asyncio.gather(
+            *(control.publish(process, body) for process in processes), return_exceptions=True
+        )
+        for process, result in zip(processes, results, strict=True):
+            if isinstance(result, MessageReturned):
+                returned.append(process)
+            elif isinstance(result, BaseException) and not isinstance(result, ServerSentNack):
+                raise result  # a queue that is full, perhaps is not the next time
+        there = await asyncio.gather(*(control.is_there(name, self._probe) for name in returned))
+        self._known.difference_update(
+            name for name, stays in zip(returned, there, strict=True) if not stays
+        )
+
+    async def _ask_one(self, question: Question, due: float) -> None:
+        """Ask one process, until it answers, or is found to have gone."""
+        process = question.to
         answers = self._asked[question.id] = Answers(question)
-        remind = partial(self._remind, process, self._encode_question(question))
-        timeout = self._options.send_timeout
-        delay, longest = _REMIND
         try:
-            async with asyncio.timeout(timeout):
-                while not answers.answered and await self._recovery.run(remind):
-                    delay = min(2 * delay, longest)
-                    await _wait(answers.news, delay)
+            async with asyncio.timeout_at(due):
+                await self._recovery.run(partial(self._ask_one_on, answers))
+        except NotAnswered:
+            raise
         except TimeoutError:
+            why = ": its queue is full" if answers.accepted is False else ""
             raise NotAnswered(
-                f"process {process} did not answer within send_timeout ({timeout:g} s)"
+                f"process {process} did not answer within send_timeout "
+                f"({self._options.send_timeout:g} s){why}"
             ) from None
         finally:
             del self._asked[question.id]
 
+    async def _ask_one_on(self, answers: Answers, topology: Topology) -> None:
+        control = await self._opened(topology)
+        process = answers.question.to
+        body = self._encode_question(answers.question)
+        delay, longest = _REMIND
+        while not answers.answered:
+            try:
+                await control.publish(process, body)
+                answers.accepted = True
+            except MessageReturned:
+                if not await control.is_there(process, self._probe):
+                    self._known.discard(process)
+                    return
+            except ServerSentNack:
+                answers.accepted = False
+            delay = min(2 * delay, longest)
+            await _wait(answers.news, delay)
+
     # Being asked
 
     def handle(self, name: str, message: Message) -> None:
-        """Handle a message that is for the process itself: ``name`` is in place of a group's."""
-        sender = message.get("from")
-        if not isinstance(sender, str) or self._names.own(sender):
+        """Handle what came through the exchange: ``name`` is in place of a group's."""
+        if self._control is None or self._control.refused is not None:
             return
-        if name == _HELLO:
-            self._known.add(sender)
-        elif name == _ASK:
-            self._handle_question(sender, message)
-        elif name == _ANSWER:
-            self._handle_answer(sender, message)
-
-    def _handle_question(self, sender: str, message: Message) -> None:
-        what, group = message.get("what"), message.get("group")
-        channel, question_id = message.get("channel"), message.get("id")
-        if not (
-            isinstance(what, str)
-            and isinstance(group, str)
-            and isinstance(channel, str)
-            and isinstance(question_id, str)
-        ):
-            return  # not ours, or from a version to come
-        question = Question(what, group, channel, question_id)
-        self._known.add(sender)
-        if question.id not in self._served:
-            self._remember(question)
-            self._background.spawn(self._carry_out(sender, question))
+        request = read_request(name, message, self._names)
+        if request is None:
             return
-        names = self._served[question.id]
-        if names is not None:
-            self._background.spawn(self._answer(sender, question.id, names))
+        self._meet(request.sender)
+        match request:
+            case Asked():
+                self._handle_question(request.sender.queue, request.question)
+            case AnswerPart():
+                answers = self._asked.get(request.id)
+                if answers is not None:
+                    answers.add(request)
 
-    def _remember(self, question: Question) -> None:
-        self._served[question.id] = None
-        if len(self._served) > _REMEMBERED:
-            del self._served[next(iter(self._served))]
+    def _meet(self, sender: Sender) -> None:
+        process = sender.queue
+        self._known.difference_update(sender.earlier)
+        if process in self._known:
+            return
+        if len(self._known) < _MOST_KNOWN:
+            self._known.add(process)
+        else:
+            # Some may not exist, which turns out as they are asked. Until then those that are not
+            # known have time to answer.
+            self._discovered_at = None
 
-    async def _carry_out(self, sender: str, question: Question) -> None:
+    def _handle_question(self, sender: str, question: Question) -> None:
+        if question.id in self._serving or len(self._serving) >= _MOST_SERVED:
+            return  # it is asked again
+        verdict = Verdict.NEW
+        if question.changes:
+            verdict = self._state.served.begin(question.id, time.time())
+        if verdict is Verdict.FULL:
+            self._warn_repeats(
+                "Refused what another process asked for (%s): too many requests to remember",
+                question.what,
+            )
+        elif verdict is not Verdict.UNDER_WAY:
+            self._serving.add(question.id)
+            done = verdict is Verdict.DONE
+            self._background.spawn(self._carry_out(sender, question, done))
+
+    async def _carry_out(self, sender: str, question: Question, done: bool) -> None:
+        """Do what was asked for, unless that is done, and answer."""
         try:
-            names = await self._serve(question)
+            names = [] if done else await self._serve(question)
+            done = True
+            self._state.served.end(question.id, done=True)
+            await self._answer(sender, question.id, names)
         except (LoopEnded, StopConsumer):
-            return  # the process that asked does without this one, or asks its next owner
+            pass  # the process that asked does without this one, or asks its next owner
         except (TimeoutError, AmqpError) as err:
             # Forgotten, it is carried out when it is asked again.
-            self._served.pop(question.id, None)
             self._warn("Could not do what another process asked for (%s): %s", question.what, err)
-            return
-        if question.id in self._served:
-            self._served[question.id] = names
-        await self._answer(sender, question.id, names)
+        finally:
+            self._state.served.end(question.id, done=done)
+            self._serving.discard(question.id)
 
     async def _answer(self, sender: str, question_id: str, names: list[str]) -> None:
-        parts = -(-len(names) // _NAMES_PER_PART) or 1
+        size = self._names_per_part
+        parts = -(-len(names) // size) or 1
+        bodies = []
         for part in range(parts):
-            start = part * _NAMES_PER_PART
-            body = self._encode(
-                _ANSWER,
-                {
-                    "from": self._names.newest,
-                    "id": question_id,
-                    "part": part,
-                    "parts": parts,
-                    "names": names[start : start + _NAMES_PER_PART],
-                },
+            some = names[part * size : (part + 1) * size]
+            answer = AnswerPart(self._sender, question_id, part, parts, some)
+            bodies.append(self._encode(ANSWER, answer.message()))
+        bodies.reverse()
+        try:
+            async with asyncio.timeout(self._options.send_timeout):
+                await self._recovery.run(partial(self._answer_on, sender, bodies))
+        except (MessageReturned, NotAnswered):
+            pass  # it has gone; or RabbitMQ does not let this process answer
+        except TimeoutError:
+            self._warn_answer(
+                "Could not answer process %s within send_timeout (%g s): its queue is full, "
+                "or RabbitMQ away",
+                sender,
+                self._options.send_timeout,
             )
-            try:
-                topology = await self._recovery.wait_topology()
-                await topology.publish_mandatory("", sender, body)
-            except (TimeoutError, AmqpError, LoopEnded, StopConsumer):
-                return  # its queue is full, and it asks again; or it, or this process, has gone
 
-    def _handle_answer(self, sender: str, message: Message) -> None:
-        self._known.add(sender)
-        question_id, names = message.get("id"), message.get("names")
-        part, parts = message.get("part"), message.get("parts")
-        if (
-            isinstance(question_id, str)
-            and question_id in self._asked
-            and isinstance(names, list)
-            and isinstance(part, int)
-            and isinstance(parts, int)
-        ):
-            self._asked[question_id].add(sender, part, parts, [str(name) for name in names])
+    async def _answer_on(self, sender: str, bodies: list[bytes], topology: Topology) -> None:
+        """Publish what is left of an answer, last first; again while the asker's queue is full."""
+        control = await self._opened(topology)
+        delay, longest = _REMIND
+        while bodies:
+            try:
+                await control.publish(sender, bodies[-1])
+            except MessageReturned:
+                raise
+            except ServerSentNack:
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, longest)
+            else:
+                bodies.pop()
 
     # Small things
 
+    @property
+    def _sender(self) -> Sender:
+        return Sender(self._names.newest, self._names.earlier(MOST_EARLIER))
+
     def _encode_question(self, question: Question) -> bytes:
-        return self._encode(
-            _ASK,
-            {
-                "from": self._names.newest,
-                "what": question.what,
-                "group": question.group,
-                "channel": question.channel,
-                "id": question.id,
-            },
-        )
+        return self._encode(ASK, question.message(self._sender))
 
     def _encode(self, kind: str, message: Message) -> bytes:
         return self._codec.encode(GROUP_KEY, kind, message, _MOST_BYTES)

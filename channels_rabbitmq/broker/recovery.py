@@ -79,6 +79,9 @@ class Listener(Interface):
     def routing_keys(self) -> Iterable[str]:
         """Give the routing keys to bind on each new topology."""
 
+    async def topology_starting(self, topology: Topology, /) -> None:
+        """Do what is to be done before anybody gets the topology. An error ends it."""
+
     def topology_started(self, topology: Topology, /) -> None:
         """Go on with what needs RabbitMQ: there is a live topology."""
 
@@ -333,6 +336,7 @@ class Recovery:
                     self.probe,
                 )
                 await topology.start(self._listener.routing_keys)
+                await self._listener.topology_starting(topology)
             except Exception as err:
                 # Whatever it was: a connection that is left behind keeps the queue's name locked.
                 protocol.abort()

@@ -7,12 +7,13 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from functools import partial
+from typing import Protocol as Interface
 
 from ..amqp.protocol import Protocol
 from ..broker.earlier_queues import EarlierQueues
 from ..broker.groups import Groups
 from ..broker.normal_channels import NormalChannels
-from ..broker.peers import MARK, Peers, control_key
+from ..broker.peers import Peers
 from ..broker.recovery import Recovery
 from ..broker.topology import Topology
 from ..config.options import Options
@@ -26,12 +27,20 @@ from ..local.queue_names import QueueNames
 from ..local.state import LocalState
 from ..log import RateLimitedWarning
 from ..wire.messages import CHANNEL_KEY, GROUP_KEY, BadMessage, Message
+from ..wire.requests import MARK, PROBE
 from ..wire.serializers import Codec
 from .hooks import Hooks
 from .loop_thread import LoopThread
 from .portal import Portal
 
 logger = logging.getLogger(__name__)
+
+
+class Origin(Source, Interface):
+    """Where a delivery came from: an AMQP channel, or nowhere."""
+
+    def routing(self) -> tuple[str, str]:
+        """The exchange and routing key of the delivery that is being handled."""
 
 
 class LoopLayer:
@@ -218,7 +227,7 @@ class LoopLayer:
 
     # What recovery tells
 
-    def deliver(self, source: Source, tag: int, redelivered: bool, body: bytes) -> None:
+    def deliver(self, source: Origin, tag: int, redelivered: bool, body: bytes) -> None:
         """Put a message into the mailboxes of its receivers."""
         if body == self._probe_body:
             source.ack(tag)
@@ -246,7 +255,7 @@ class LoopLayer:
             channels = self._members_of(name)
             if not channels and name.startswith(MARK):
                 source.ack(tag)
-                self._peers.handle(name, message)
+                self._handle_request(source, body, name, message)
                 return
         elif mailboxes.find(name) is None and not self._names.is_channel(name):
             self._warn_bad(body, BadMessage("it is for a channel that this process cannot have"))
@@ -255,11 +264,21 @@ class LoopLayer:
         mailboxes.put(Delivery(source, tag, self.loop.time(), plain, message), channels)
         self.housekeeping.message_held()
 
+    def _handle_request(self, source: Origin, body: bytes, name: str, message: Message) -> None:
+        """Handle what another process asks, if it came by the way that requests come."""
+        exchange, _ = source.routing()
+        if exchange == self._peers.exchange:
+            self._peers.handle(name, message)
+        elif source is not NOWHERE and name != PROBE:  # a late one is asked again
+            self._warn_bad(
+                body, BadMessage(f"a request that did not come by {self._peers.exchange}")
+            )
+
     def deliver_late(self, body: bytes) -> None:
         """Take a message that came on the loop that owned the layer before, as that ended."""
         self.deliver(NOWHERE, 0, False, body)
 
-    def drop_oversized(self, source: Source, tag: int, size: int) -> None:
+    def drop_oversized(self, source: Origin, tag: int, size: int) -> None:
         """Drop a message that was too large to be collected."""
         self._warn_oversized(
             "Dropped a message of %d bytes: max_message_size allows %d",
@@ -274,21 +293,24 @@ class LoopLayer:
         warn("Dropped %d bytes that are no message: %s", len(body), why)
 
     def routing_keys(self) -> Iterator[str]:
-        """The routing keys to bind: of every group, and of what processes ask each other."""
-        yield control_key(self._options.prefix)
+        """The routing keys to bind: of every group."""
         yield from self._groups.routing_keys()
+
+    async def topology_starting(self, topology: Topology) -> None:
+        """Have other processes find this one, before anybody knows that it is there."""
+        await self._peers.topology_starting(topology)
 
     def topology_started(self, topology: Topology) -> None:
         """Go on with what needs RabbitMQ."""
         self.normal.topology_started(topology)
         self.earlier.topology_started(topology)
-        self._peers.topology_started(topology)
         self._hooks.topology_started()
 
     def topology_ended(self) -> None:
         """Wait for the next one."""
         self.normal.topology_ended()
         self.earlier.topology_ended()
+        self._peers.topology_ended()
         self._hooks.topology_ended()
 
     def recovery_ended(self) -> None:

@@ -45,6 +45,10 @@ class _Nowhere:
     def ack(self, delivery_tag: int) -> None:
         """Do nothing."""
 
+    def routing(self) -> tuple[str, str]:
+        """None that is known."""
+        return "", ""
+
 
 #: Where nothing is acknowledged.
 NOWHERE = _Nowhere()

@@ -54,6 +54,10 @@ class QueueNames:
 
     # Earlier names
 
+    def earlier(self, most: int) -> list[str]:
+        """Names that the queue had before, of all so many."""
+        return sorted(self._all - {self.newest})[:most]
+
     @property
     def kept(self) -> Collection[str]:
         """The earlier names whose queues are to be consumed, too."""

@@ -6,10 +6,26 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 
 from ..config.options import Options
+from ..wire.encryption import CLOCKS_DIFFER
 from ..wire.messages import Envelope, Message
 from .groups import Memberships
 from .mailbox import NOWHERE, Delivery, Mailbox
 from .mailboxes import Mailboxes
+from .served import ServedRequests
+
+#: Seconds for which a request in plain text is asked again by who asked it, and more.
+_PLAIN_LIFETIME = 60.0
+
+
+def _lifetime_of_requests(options: Options) -> float:
+    """Seconds for which one that was taken may be repeated.
+
+    One that is encrypted is taken until ``expiry``, ``local_expiry`` and the difference of clocks
+    are over, by its own time; and that may be ahead of ours by as much.
+    """
+    if options.symmetric_encryption_keys:
+        return options.expiry + options.local_expiry + 2 * CLOCKS_DIFFER
+    return max(_PLAIN_LIFETIME, 2 * options.send_timeout)
 
 
 class LocalState:
@@ -27,6 +43,8 @@ class LocalState:
         self.normal = NormalMailboxes(options.local_expiry)
         #: Of normal channels, as far as this process made them.
         self.normal_memberships = Memberships()
+        #: What other processes asked this one to change.
+        self.served = ServedRequests(_lifetime_of_requests(options))
 
     @property
     def unused(self) -> bool:
@@ -49,6 +67,7 @@ class LocalState:
         self.memberships.take_over(other.memberships)
         self.normal.take_over(other.normal)
         self.normal_memberships.take_over(other.normal_memberships)
+        self.served.take_over(other.served)
 
     def fail_waiters(self, error: Exception) -> None:
         """Wake everyone who waits, with an error."""

@@ -58,6 +58,18 @@ def require_group(name: object) -> str:
     raise TypeError(f"a group name must be {_ALLOWED}; this {_problem(name, _GROUP)}")
 
 
+def is_group(name: object) -> bool:
+    """Whether a group can have the name."""
+    return isinstance(name, str) and len(name) <= MAX_LENGTH and _GROUP.fullmatch(name) is not None
+
+
+def is_channel(name: object) -> bool:
+    """Whether a channel can have the name."""
+    return (
+        isinstance(name, str) and len(name) <= MAX_LENGTH and _CHANNEL.fullmatch(name) is not None
+    )
+
+
 def group_key(prefix: str, group: str) -> str:
     """The routing key of a group. Without a prefix it is as in version 4.0.1."""
     return f"{prefix}:{group}" if prefix else group

@@ -11,7 +11,7 @@ import contextlib
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import pamqp.body
 import pamqp.header
@@ -41,6 +41,19 @@ class Link:
         self.peer.send(channel, Channel.Close(code, text, 0, 0))
 
 
+class Stored(bytes):
+    """A message in a queue."""
+
+    exchange = ""
+
+    @classmethod
+    def published(cls, exchange: str, body: bytes) -> Self:
+        """A message that was published to an exchange."""
+        message = cls(body)
+        message.exchange = exchange
+        return message
+
+
 @dataclass
 class FakeQueue:
     """A queue, its messages, and its only consumer."""
@@ -48,7 +61,7 @@ class FakeQueue:
     name: str
     owner: Link | None
     arguments: dict[str, Any]
-    messages: deque[bytes] = field(default_factory=deque)
+    messages: deque[Stored] = field(default_factory=deque)
     consumer: tuple[Link, int, str] | None = None
 
 
@@ -97,7 +110,7 @@ class FakeRabbit:
     def publish(self, exchange: str, routing_key: str, body: bytes) -> None:
         """Publish a message as another program would."""
         for queue in self._route(exchange, routing_key):
-            queue.messages.append(body)
+            queue.messages.append(Stored.published(exchange, body))
             self._deliver(queue)
 
     def delete_queue(self, name: str) -> None:
@@ -268,7 +281,7 @@ class FakeRabbit:
         full = [queue for queue in queues if queue.name in self.full]
         for queue in queues:
             if queue not in full:
-                queue.messages.append(body)
+                queue.messages.append(Stored.published(method.exchange, body))
         if self.confirms:
             link.peer.send(channel, Basic.Nack(tag) if full else Basic.Ack(tag))
         for queue in queues:
@@ -290,7 +303,9 @@ class FakeRabbit:
             tag = link.tags[channel]
             held[tag] = queue
             body = queue.messages.popleft()
-            link.peer.send_content(channel, Basic.Deliver(consumer_tag, tag, False, "", ""), body)
+            link.peer.send_content(
+                channel, Basic.Deliver(consumer_tag, tag, False, body.exchange, ""), body
+            )
 
 
 @contextlib.asynccontextmanager

@@ -12,7 +12,7 @@ from channels.exceptions import StopConsumer
 from channels_rabbitmq.amqp.channel import Channel
 from channels_rabbitmq.broker.groups import Groups
 from channels_rabbitmq.broker.normal_channels import NormalChannels
-from channels_rabbitmq.broker.peers import Peers, control_key
+from channels_rabbitmq.broker.peers import Peers
 from channels_rabbitmq.broker.recovery import Recovery
 from channels_rabbitmq.broker.topology import Topology
 from channels_rabbitmq.config.options import Options
@@ -80,7 +80,7 @@ class Process:
             return
         with contextlib.suppress(BadMessage):
             _, name, message = self.codec.decode(body)
-            if name.startswith("!"):
+            if name.startswith("!") and source.routing()[0] == self.peers.exchange:
                 self.peers.handle(name, message)
                 return
         self.delivered.append((body, redelivered))
@@ -92,19 +92,22 @@ class Process:
 
     def routing_keys(self) -> Iterator[str]:
         """The routing keys to bind."""
-        yield control_key(self.options.prefix)
         yield from self.groups.routing_keys()
+
+    async def topology_starting(self, topology: Topology) -> None:
+        """Tell the peers."""
+        await self.peers.topology_starting(topology)
 
     def topology_started(self, topology: Topology) -> None:
         """Tell the parts."""
         self.events.append("started")
         self.normal.topology_started(topology)
-        self.peers.topology_started(topology)
 
     def topology_ended(self) -> None:
         """Tell the parts."""
         self.events.append("ended")
         self.normal.topology_ended()
+        self.peers.topology_ended()
 
     def recovery_ended(self) -> None:
         """Remember it."""

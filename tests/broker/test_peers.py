@@ -3,55 +3,59 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from pamqp.commands import Basic, Queue
+from pamqp.commands import Basic, Exchange, Queue
 
+from channels_rabbitmq.broker import control_exchange as exchange_module
 from channels_rabbitmq.broker import peers as module
-from channels_rabbitmq.broker.peers import (
+from channels_rabbitmq.broker.peers import Answers
+from channels_rabbitmq.errors import NotAnswered, NotConnected
+from channels_rabbitmq.wire.messages import GROUP_KEY
+from channels_rabbitmq.wire.requests import (
     MEMBERS,
-    Answers,
+    AnswerPart,
     Question,
+    Sender,
     askers_key,
     control_key,
 )
-from channels_rabbitmq.errors import NotAnswered, NotConnected
-from channels_rabbitmq.wire.messages import GROUP_KEY
-from channels_rabbitmq.wire.names import require_group
 from tests.helpers.waiting import until
 
-from .fake_rabbit import FakeRabbit
+from .fake_rabbit import FakeQueue, FakeRabbit
 from .process import Process, process
 
-
-@pytest.mark.parametrize(
-    "key", [control_key(""), askers_key(""), control_key("p"), askers_key("p")]
-)
-def test_keys_are_no_group_names(key: str) -> None:
-    """No group can have such a name, so nobody else binds them."""
-    with pytest.raises(TypeError):
-        require_group(key)
-
-
-def test_prefixes_are_kept_apart() -> None:
-    """Projects that share a virtual host do not hear each other."""
-    assert len({control_key(""), control_key("a"), askers_key(""), askers_key("a")}) == 4
+ID = "0" * 32
+MEMBERS_OF_BOTH = ["channels_one!a", "channels_two!b", "jobs"]
 
 
 async def test_an_answer_in_parts() -> None:
     """An answer counts once all of its parts are there, in any order, repeated or not."""
-    answers = Answers(Question(MEMBERS, "g"))
-    answers.add("p", 1, 2, ["b"])
-    answers.add("p", 1, 2, ["b"])
+    whole: list[str] = []
+    answers = Answers(Question(MEMBERS, "g"), whole.append)
+    answers.add(AnswerPart(Sender("p"), ID, 1, 2, ["b"]))
+    answers.add(AnswerPart(Sender("p"), ID, 1, 2, ["b"]))
     assert not answers.answered
     assert not answers.news.is_set()
-    answers.add("p", 0, 2, ["a"])
+    answers.add(AnswerPart(Sender("p"), ID, 0, 2, ["a"]))
+    answers.add(AnswerPart(Sender("p"), ID, 0, 2, ["a"]))
     assert answers.answered == {"p"}
     assert answers.news.is_set()
-    answers.add("q", 0, 1, [])
+    answers.add(AnswerPart(Sender("q"), ID, 0, 1, []))
     assert answers.names == {"a", "b"}
+    assert whole == ["p", "q"]
+
+
+async def test_answers_of_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those past the limit are left out."""
+    monkeypatch.setattr(module, "_MOST_KNOWN", 2)
+    answers = Answers(Question(MEMBERS, "g"))
+    for name in "pqr":
+        answers.add(AnswerPart(Sender(name), ID, 0, 1, [name]))
+    assert answers.names == {"p", "q"}
 
 
 async def test_complete() -> None:
@@ -68,11 +72,6 @@ async def test_complete() -> None:
     assert not answers.complete
 
 
-def test_questions_differ() -> None:
-    """The same question asked twice is two questions."""
-    assert Question(MEMBERS, "g").id != Question(MEMBERS, "g").id
-
-
 # Several processes
 
 
@@ -86,32 +85,32 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def one(port: int) -> AsyncIterator[Process]:
     """A process that asks."""
-    async with process(port, "one", send_timeout=1) as made:
+    async with process(port, "channels_one", send_timeout=1) as made:
         yield made
 
 
 @pytest.fixture
 async def two(port: int) -> AsyncIterator[Process]:
     """Another one, that is asked."""
-    async with process(port, "two", send_timeout=1) as made:
+    async with process(port, "channels_two", send_timeout=1) as made:
         yield made
 
 
 async def test_group_members(one: Process, two: Process) -> None:
     """The channels of all processes, normal ones too, each once, by name."""
-    await two.groups.add("room", "two!b")
-    await one.groups.add("room", "one!a")
+    await two.groups.add("room", "channels_two!b")
+    await one.groups.add("room", "channels_one!a")
     await one.normal.group_add("room", "jobs")
     await two.normal.group_add("room", "jobs")
-    assert await one.peers.group_members("room", 5) == ["jobs", "one!a", "two!b"]
-    assert await two.peers.group_members("room", 5) == ["jobs", "one!a", "two!b"]
+    assert await one.peers.group_members("room", 5) == MEMBERS_OF_BOTH
+    assert await two.peers.group_members("room", 5) == MEMBERS_OF_BOTH
     assert await one.peers.group_members("other", 5) == []
 
 
 async def test_long_answers(one: Process, two: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     """They come in several messages."""
-    monkeypatch.setattr(module, "_NAMES_PER_PART", 10)
-    names = [f"two!{n:02}" for n in range(25)]
+    monkeypatch.setattr(two.peers, "_names_per_part", 10)
+    names = [f"channels_two!{n:02}" for n in range(25)]
     for name in names:
         two.state.memberships.establish("room", name, 0.0)
     assert await one.peers.group_members("room", 5) == names
@@ -120,16 +119,16 @@ async def test_long_answers(one: Process, two: Process, monkeypatch: pytest.Monk
 async def test_who_comes_later_says_hello(one: Process, port: int, rabbit: FakeRabbit) -> None:
     """Once a process has asked, it knows who comes, and need not wait for the unknown."""
     assert await one.peers.group_members("room", 5) == []
-    async with process(port, "three") as three:
-        await three.groups.add("room", "three!c")
-        await until(lambda: "three" in one.peers._known)
+    async with process(port, "channels_three") as three:
+        await three.groups.add("room", "channels_three!c")
+        await until(lambda: "channels_three" in one.peers._known)
         loop = asyncio.get_running_loop()
         start = loop.time()
-        assert await one.peers.group_members("room", 5) == ["three!c"]
+        assert await one.peers.group_members("room", 5) == ["channels_three!c"]
         assert loop.time() - start < 1
     # It has gone: its queue is no more, and the question comes back.
     assert await one.peers.group_members("room", 5) == []
-    assert "three" not in one.peers._known
+    assert "channels_three" not in one.peers._known
 
 
 async def test_silent_process(
@@ -138,31 +137,31 @@ async def test_silent_process(
     """Without an answer in time the list is what is known, and a warning says so."""
     assert await one.peers.group_members("room", 5) == []
     monkeypatch.setattr(two.peers, "handle", lambda name, message: None)
-    await one.groups.add("room", "one!a")
-    assert await one.peers.group_members("room", 0.1) == ["one!a"]
+    await one.groups.add("room", "channels_one!a")
+    assert await one.peers.group_members("room", 0.1) == ["channels_one!a"]
     assert "group_members('room'): 1 processes did not answer within 0.1 s" in caplog.text
 
 
 async def test_full_process(one: Process, two: Process, rabbit: FakeRabbit) -> None:
     """A process whose queue is full is asked until it has room, or the time is over."""
-    await two.groups.add("room", "two!b")
-    assert await one.peers.group_members("room", 5) == ["two!b"]
-    rabbit.full.add("two")
+    await two.groups.add("room", "channels_two!b")
+    assert await one.peers.group_members("room", 5) == ["channels_two!b"]
+    rabbit.full.add("channels_two")
     asking = asyncio.create_task(one.peers.group_members("room", 5))
     await asyncio.sleep(0.05)
     rabbit.full.clear()
-    assert await asking == ["two!b"]
+    assert await asking == ["channels_two!b"]
 
 
 async def test_a_question_through_an_outage(one: Process, two: Process, rabbit: FakeRabbit) -> None:
     """It is asked again on the next connection, and carried out once."""
-    await two.groups.add("room", "two!b")
+    await two.groups.add("room", "channels_two!b")
     rabbit.confirms = False
     asking = asyncio.create_task(one.peers.group_members("room", 5))
     await asyncio.sleep(0.05)
     rabbit.confirms = True
     rabbit.cut()
-    assert await asking == ["two!b"]
+    assert await asking == ["channels_two!b"]
 
 
 class TestElsewhere:
@@ -170,19 +169,20 @@ class TestElsewhere:
 
     async def test_joins_and_leaves(self, one: Process, two: Process, rabbit: FakeRabbit) -> None:
         """It binds for them, and unbinds."""
-        await one.peers.group_add("two", "room", "two!b")
-        assert rabbit.bound() == {"room": ["two"]}
-        await one.peers.group_discard("two", "room", "two!b")
+        await one.peers.group_add("channels_two", "room", "channels_two!b")
+        assert rabbit.bound() == {"room": ["channels_two"]}
+        await one.peers.group_discard("channels_two", "room", "channels_two!b")
         await until(lambda: rabbit.bound() == {})
 
     async def test_not_its_own(self, one: Process, two: Process, rabbit: FakeRabbit) -> None:
         """A process adds no channel of another one."""
-        await one.peers.group_add("two", "room", "three!c")
+        with pytest.raises(NotAnswered):
+            await one.peers.group_add("channels_two", "room", "channels_three!c")
         assert rabbit.bound() == {}
 
     async def test_process_that_has_gone(self, one: Process) -> None:
         """Nothing happens."""
-        await one.peers.group_add("three", "room", "three!c")
+        await one.peers.group_add("channels_three", "room", "channels_three!c")
 
     async def test_silent_process(
         self, one: Process, two: Process, monkeypatch: pytest.MonkeyPatch
@@ -190,9 +190,9 @@ class TestElsewhere:
         """The error names the process and the time that it had."""
         monkeypatch.setattr(two.peers, "handle", lambda name, message: None)
         with pytest.raises(
-            NotAnswered, match=r"process two did not answer within send_timeout \(1 s\)"
+            NotAnswered, match=r"process channels_two did not answer within send_timeout \(1 s\)"
         ):
-            await one.peers.group_add("two", "room", "two!b")
+            await one.peers.group_add("channels_two", "room", "channels_two!b")
 
     async def test_asked_again(
         self, one: Process, two: Process, monkeypatch: pytest.MonkeyPatch
@@ -213,7 +213,7 @@ class TestElsewhere:
 
         monkeypatch.setattr(two.peers, "_serve", count)
         monkeypatch.setattr(two.peers, "_answer", lose_one)
-        await one.peers.group_add("two", "room", "two!b")
+        await one.peers.group_add("channels_two", "room", "channels_two!b")
         assert done == ["join"]
         assert len(set(answers)) == 1
 
@@ -223,14 +223,14 @@ class TestFlush:
 
     async def test_all(self, one: Process, two: Process, rabbit: FakeRabbit) -> None:
         """Queues, groups and the normal channels that were used."""
-        await two.groups.add("room", "two!b")
+        await two.groups.add("room", "channels_two!b")
         await two.normal.send("jobs", two.encode("jobs", {"n": 1}))
         await one.peers.flush()
         assert rabbit.bound() == {}
         assert not rabbit.queues["asgi.channel::jobs"].messages
         assert {method.queue for method in rabbit.seen(Queue.Purge)} == {
-            "one",
-            "two",
+            "channels_one",
+            "channels_two",
             "asgi.channel::jobs",
         }
 
@@ -257,10 +257,10 @@ class TestFlush:
         self, one: Process, port: int, rabbit: FakeRabbit, caplog: pytest.LogCaptureFixture
     ) -> None:
         """The error says how many did not, and within which time; the other one logs why."""
-        async with process(port, "two", send_timeout=0.05) as two:
+        async with process(port, "channels_two", send_timeout=0.05) as two:
 
             def lose(method: Any) -> None:
-                if isinstance(method, Queue.Purge) and method.queue == "two":
+                if isinstance(method, Queue.Purge) and method.queue == "channels_two":
                     rabbit.silent = (Queue.Purge,)
                 else:
                     rabbit.silent = ()
@@ -283,7 +283,7 @@ class TestStrangers:
         [
             {},
             {"from": 1},
-            {"from": "one"},
+            {"from": "channels_one"},
             {"from": "stranger", "what": 1, "group": "g", "channel": "c", "id": "i"},
             {"from": "stranger", "what": "members", "group": "g", "channel": "c"},
             {"from": "stranger", "what": "dance", "group": "g", "channel": "c", "id": "i"},
@@ -296,15 +296,138 @@ class TestStrangers:
         """It is passed over."""
         for kind in ("!hello", "!ask", "!answer", "!other"):
             body = one.codec.encode(GROUP_KEY, kind, message, 10_000)
-            rabbit.publish("groups", control_key(""), body)
+            rabbit.publish("groups.control", control_key(""), body)
         assert await one.peers.group_members("room", 0.5) == []
         assert one.events == ["started"]
 
-    async def test_many_questions(
-        self, one: Process, two: Process, monkeypatch: pytest.MonkeyPatch
+    async def test_questions_at_a_time(
+        self,
+        one: Process,
+        rabbit: FakeRabbit,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """The questions that are remembered are bounded in number."""
-        monkeypatch.setattr(module, "_REMEMBERED", 3)
-        for _ in range(6):
-            await one.peers.group_members("room", 5)
-        assert len(two.peers._served) == 3
+        """Past a number of questions that are being answered, more are left to be asked again."""
+        monkeypatch.setattr(module, "_MOST_SERVED", 3)
+        rabbit.full.add("channels_full")
+        assert await one.peers.group_members("room", 5) == []
+        async with process_that_is_full(rabbit):
+            for _ in range(10):
+                question = Question(MEMBERS, "g").message(Sender("channels_full"))
+                ask(one, rabbit, question)
+            await until(lambda: len(one.peers._serving) == 3)
+            assert len(one.peers._background._tasks) < 6
+            assert await one.peers.group_members("room", 0.2) == []
+
+    async def test_hellos(
+        self, one: Process, rabbit: FakeRabbit, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The processes that are known are bounded; those who do not exist are found out."""
+        monkeypatch.setattr(module, "_MOST_KNOWN", 50)
+        assert await one.peers.group_members("room", 5) == []
+        for n in range(100):
+            body = one.codec.encode(GROUP_KEY, "!hello", Sender(f"channels_{n}").message(), 10_000)
+            rabbit.publish("groups.control", askers_key(""), body)
+        await until(lambda: len(one.peers._known) == 50)
+        await one.peers.flush()
+        assert not one.peers._known
+
+    async def test_full_memory(
+        self,
+        one: Process,
+        two: Process,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """Where no more ids can be remembered, what changes something is refused, with a word."""
+        monkeypatch.setattr(two.state.served, "_most", 0)
+        with pytest.raises(NotAnswered):
+            await one.peers.group_add("channels_two", "room", "channels_two!b")
+        assert await one.peers.group_members("room", 5) == []
+        assert "asked for (join): too many requests to remember" in caplog.text
+
+
+def ask(to: Process, rabbit: FakeRabbit, message: dict[str, Any]) -> None:
+    """Publish a question as another process would."""
+    body = to.codec.encode(GROUP_KEY, "!ask", message, 10_000)
+    rabbit.publish("groups.control", to.queue_name, body)
+
+
+@contextlib.asynccontextmanager
+async def process_that_is_full(rabbit: FakeRabbit) -> AsyncIterator[None]:
+    """A queue that is bound, and takes nothing."""
+    rabbit.queues["channels_full"] = FakeQueue("channels_full", None, {})
+    rabbit.bindings.setdefault(("groups.control", "channels_full"), set()).add("channels_full")
+    yield
+
+
+async def test_answer_to_a_full_process(
+    one: Process, two: Process, rabbit: FakeRabbit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer for which there is no room is repeated too: nobody may know who answers."""
+    await two.groups.add("room", "channels_two!b")
+    handle = two.peers.handle
+
+    def fill(name: str, message: dict[str, Any]) -> None:
+        rabbit.full.add("channels_one")
+        asyncio.get_running_loop().call_later(0.05, rabbit.full.clear)
+        monkeypatch.setattr(two.peers, "handle", handle)
+        handle(name, message)
+
+    monkeypatch.setattr(two.peers, "handle", fill)
+    monkeypatch.setattr(module, "DISCOVERY", 0.5)
+    assert await one.peers.group_members("room", 5) == ["channels_two!b"]
+
+
+class TestRefused:
+    """RabbitMQ does not let the process use the exchange."""
+
+    @pytest.mark.parametrize("kind", [Exchange.Declare, Queue.Bind, Basic.Publish])
+    async def test_off(
+        self,
+        port: int,
+        rabbit: FakeRabbit,
+        kind: type,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """One warning, errors that say so, and the connection stays."""
+
+        def refuse(method: Any) -> tuple[int, str] | None:
+            if isinstance(method, kind) and method.exchange == "groups.control":
+                return 403, "ACCESS_REFUSED - no"
+            return None
+
+        rabbit.refuse = refuse
+        async with process(port, "channels_one", send_timeout=1) as one:
+            await one.groups.add("room", "channels_one!a")
+            with pytest.raises(NotAnswered, match=r"refuses exchange groups\.control: .*403"):
+                await one.peers.group_members("room", 5)
+            with pytest.raises(NotAnswered, match="refuses"):
+                await one.peers.group_add("channels_two", "room", "channels_two!b")
+            with pytest.raises(NotAnswered, match="refuses"):
+                await one.peers.flush()
+            assert rabbit.bound() == {}
+            rabbit.cut()
+            await until(lambda: one.events == ["started", "ended", "started"])
+            with pytest.raises(NotAnswered, match="refuses"):
+                await one.peers.flush()
+            assert len(rabbit.links) == 1
+        assert caplog.text.count("are off: RabbitMQ refuses exchange") == 1
+
+    async def test_exchange_that_was_deleted(
+        self, one: Process, two: Process, rabbit: FakeRabbit, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is declared again, with its bindings, by all, in time."""
+        monkeypatch.setattr(exchange_module, "_LOOK", 0.05)
+        await two.groups.add("room", "channels_two!b")
+        for started in (one, two):
+            assert started.peers._control is not None
+            await started.peers.topology_starting(started.peers._control.topology)
+        assert await one.peers.group_members("room", 5) == ["channels_two!b"]
+        del rabbit.exchanges["groups.control"]
+        for key in list(rabbit.bindings):
+            if key[0] == "groups.control":
+                del rabbit.bindings[key]
+        await until(lambda: ("groups.control", "channels_two") in rabbit.bindings)
+        await until(lambda: ("groups.control", "channels_one") in rabbit.bindings)
+        assert await one.peers.group_members("room", 5) == ["channels_two!b"]
+        assert one.events == two.events == ["started"]
