@@ -194,6 +194,18 @@ class TestElsewhere:
         ):
             await one.peers.group_add("channels_two", "room", "channels_two!b")
 
+    async def test_full_process(self, one: Process, two: Process, rabbit: FakeRabbit) -> None:
+        """One without room is asked until the time is over; then the error says so."""
+        assert await one.peers.group_members("room", 5) == []
+        rabbit.full.add("channels_two")
+        with pytest.raises(NotAnswered, match=r"within send_timeout \(1 s\): its queue is full"):
+            await one.peers.group_add("channels_two", "room", "channels_two!b")
+        adding = asyncio.create_task(one.peers.group_add("channels_two", "room", "channels_two!b"))
+        await asyncio.sleep(0.05)
+        rabbit.full.clear()
+        await adding
+        assert rabbit.bound() == {"room": ["channels_two"]}
+
     async def test_asked_again(
         self, one: Process, two: Process, monkeypatch: pytest.MonkeyPatch
     ) -> None:
