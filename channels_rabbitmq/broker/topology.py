@@ -169,7 +169,6 @@ class Topology:
             queue=self._queue_name, consumer_tag=_CONSUMER_TAG, exclusive=True
         )
         consumes = self._consumer.call(consume)
-        consumes.add_done_callback(retrieve)  # if the one before it fails, nobody asks for this
         if self._probe is not None:
             self._bind_queue(self._probe.routing_key).add_done_callback(retrieve)
         for key in list(routing_keys()):

@@ -6,7 +6,9 @@ Each runs in a process of its own, as libFuzzer ends its process. An input that 
 
 from __future__ import annotations
 
+import functools
 import importlib
+import importlib.metadata
 import logging
 import subprocess
 import sys
@@ -73,6 +75,8 @@ def fuzz_all(seconds: int) -> int:
 def fuzz(target: str, flags: list[str]) -> None:
     """Fuzz one target until its time is over, or it fails; this ends the process."""
     logging.disable()
+    # Each handshake tells the version, which is read from a file each time.
+    importlib.metadata.version = functools.cache(importlib.metadata.version)
     atheris = importlib.import_module("atheris")
     with atheris.instrument_imports(include=["channels_rabbitmq", "pamqp"]):
         targets = importlib.import_module("tests.fuzz.targets")
