@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from types import MappingProxyType
@@ -204,6 +205,34 @@ async def test_group_send_raises(
     with pytest.raises(NotConnected) as caught:
         await layer.group_send("room", {"n": 1})
     assert caught.value.sent is sent
+
+
+@pytest.mark.slow
+async def test_many_calls_in_an_outage() -> None:
+    """20,000 calls that wait together end together, and leave nothing behind."""
+    layer = RabbitmqChannelLayer(AWAY, send_timeout=1)
+    channel = await layer.new_channel()
+
+    async def send(count: int) -> None:
+        results = await asyncio.gather(
+            *(layer.send(channel, {"n": n}) for n in range(count)), return_exceptions=True
+        )
+        assert {type(result) for result in results} == {NotConnected}
+
+    running = asyncio.create_task(send(20_000))
+    await until(lambda: len(asyncio.all_tasks()) > 20_000)
+    during = len(gc.get_objects())
+    await running
+    await asyncio.sleep(0)
+    gc.collect()
+    assert len(asyncio.all_tasks()) < 10
+    assert len(gc.get_objects()) < during - 100_000
+    left = len(gc.get_objects())
+    await send(1000)
+    await asyncio.sleep(0)
+    gc.collect()
+    assert len(gc.get_objects()) < left + 1000
+    await layer.close()
 
 
 async def test_the_connection_is_lazy(layer: RabbitmqChannelLayer) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import itertools
 import logging
 import random
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
@@ -40,6 +41,10 @@ logger = logging.getLogger(__name__)
 FIRST_DELAY = 0.5
 #: Seconds for RabbitMQ to answer when the recovery ends along with its event loop.
 _LEAVE_TIMEOUT = 1.0
+
+
+#: How many of the calls that waited in vain end in one turn of the loop.
+_GIVE_UP_AT_ONCE = 500
 
 
 class RecoveryState(enum.Enum):
@@ -257,9 +262,15 @@ class Recovery:
     def _begin_outage(self) -> None:
         self._outage.begin(self._loop.time())
         if self._give_up_timer is None and self._outage.due is not None:
-            self._give_up_timer = self._loop.call_at(
-                self._outage.due, _finish, self._waiters, TimeoutError()
-            )
+            self._give_up_timer = self._loop.call_at(self._outage.due, self._give_up)
+
+    def _give_up(self) -> None:
+        """Fail the calls that wait: a part of them in each turn, so that all else goes on."""
+        some = dict.fromkeys(itertools.islice(self._waiters, _GIVE_UP_AT_ONCE))
+        _finish(some, TimeoutError())
+        if len(self._waiters) > _GIVE_UP_AT_ONCE and self._has_given_up():
+            # Those that were failed forget themselves before this is called.
+            self._loop.call_soon(self._give_up)
 
     def _end_outage(self) -> None:
         self._outage.end()
