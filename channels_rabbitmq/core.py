@@ -69,6 +69,15 @@ def get_layer(alias: str = "default") -> RabbitmqChannelLayer:
     )
 
 
+#: How a message is refused that cannot be sent.
+_NOT_ENCODED = (TypeError, ValueError, exceptions.MessageTooLarge)
+
+
+def _take_frames_off(error: BaseException) -> None:
+    """Leave nothing on an error but itself: the variables of the frames below hold the message."""
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+
+
 class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no types
     """A Django Channels layer on RabbitMQ: one connection and one exclusive queue per process.
 
@@ -145,23 +154,33 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         :class:`TypeError` or :class:`ValueError` for a message that cannot be sent.
         """
         queue_name, mark, _ = require_address(channel).partition("!")
-        body = self._encode(CHANNEL_KEY, channel, message, self.options.max_message_size)
+        try:
+            body = self._encode(CHANNEL_KEY, channel, message, self.options.max_message_size)
+        except _NOT_ENCODED as err:
+            del message
+            raise self._without_payload(err) from None
+        del message
         try:
             if mark:
                 await self._owner.run(LoopLayer.publish, "", queue_name, body, repeat=False)
             else:
                 await self._owner.run(LoopLayer.send_normal, channel, body, repeat=False)
-        except ServerSentNack:
+        except ServerSentNack as err:
+            del body
+            _take_frames_off(err)
             # The nack is the same where the node is down that has the queue.
             raise exceptions.ChannelFull(
                 f"Queue {queue_name} is full (remote_capacity {self.options.remote_capacity}), "
                 "or not reached"
             ) from None
         except _NOT_SENT as err:
-            self._require_taken_size(err, body)
+            size = len(body)
+            del body
+            _take_frames_off(err)
+            self._require_taken_size(err, size)
             refused = isinstance(err, ChannelClosedByServer) and _size_limit(err) is None
             if refused and not mark:
-                raise  # RabbitMQ refuses the queue of a normal channel: that is no outage
+                raise err  # RabbitMQ refuses the queue of a normal channel: that is no outage
             raise self._not_connected(err) from None
 
     async def receive(self, channel: str) -> dict[str, Any]:
@@ -256,7 +275,12 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         """
         require_group(group)
         options = self.options
-        body = self._encode(GROUP_KEY, group, message, options.max_message_size)
+        try:
+            body = self._encode(GROUP_KEY, group, message, options.max_message_size)
+        except _NOT_ENCODED as err:
+            del message
+            raise self._without_payload(err) from None
+        del message
         key = group_key(options.prefix, group)
         try:
             await self._owner.run(
@@ -270,7 +294,10 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
                 options.remote_capacity,
             )
         except _NOT_SENT as err:
-            self._require_taken_size(err, body)
+            size = len(body)
+            del body
+            _take_frames_off(err)
+            self._require_taken_size(err, size)
             error = self._not_connected(err)
             if options.group_send_raises:
                 raise error from None
@@ -356,13 +383,22 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
             raise ValueError("the channel belongs to another process or another layer")
 
     @staticmethod
-    def _require_taken_size(error: BaseException, body: bytes) -> None:
+    def _require_taken_size(error: BaseException, size: int) -> None:
         """Raise if a publish failed because its body is larger than RabbitMQ takes."""
         limit = _size_limit(error)
-        if limit is not None and len(body) > limit:
+        if limit is not None and size > limit:
             raise exceptions.MessageTooLarge(
-                f"the message has {len(body)} bytes; RabbitMQ's max_message_size is {limit}"
+                f"the message has {size} bytes; RabbitMQ's max_message_size is {limit}"
             ) from None
+
+    def _without_payload(self, error: Exception) -> Exception:
+        """Take the frames off an error whose variables hold the message: error trackers show them.
+
+        What a serializer of the user's own raised keeps them: they tell what is wrong with it.
+        """
+        if self.options.serializer_format in ("msgpack", "json"):
+            _take_frames_off(error)
+        return error
 
     def _not_connected(self, error: BaseException) -> NotConnected:
         """Say why RabbitMQ has not confirmed a message: one of ``_NOT_SENT``."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from channels.exceptions import MessageTooLarge
 from django.core.exceptions import ImproperlyConfigured
 
 from channels_rabbitmq.config.options import Options
@@ -160,6 +161,39 @@ async def test_a_session(
     # RabbitMQ's own reason may name the user; nobody names a password or a key.
     text = log.text.replace(USER, "")
     assert MARK not in text
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {MARK: 2**70},
+        {"a": f"{MARK}\udc00"},
+        {"a": [MARK, {1: MARK}]},
+        {"a": [MARK, object()]},
+        {"a": MARK, 1: MARK},
+        {"a": MARK * 10_000},
+        {"a": MARK},
+    ],
+)
+@pytest.mark.parametrize("form", ["msgpack", "json"])
+async def test_payloads(message: dict[Any, Any], form: str) -> None:
+    """No message shows in an error, nor in a variable of our frames, from whichever call."""
+    layer = RabbitmqChannelLayer(
+        "amqp://127.0.0.1:1",
+        send_timeout=0.05,
+        max_message_size=10_000,
+        group_send_raises=True,
+        serializer_format=form,
+    )
+    for call in (
+        layer.send("channels_a!b", message),
+        layer.send("jobs", message),
+        layer.group_send("g", message),
+    ):
+        with pytest.raises((TypeError, ValueError, MessageTooLarge, NotConnected)) as raised:
+            await call
+        assert MARK not in shown(raised.value)
+    await layer.close()
 
 
 @pytest.mark.parametrize("what", ["options", "endpoint", "layer"])
