@@ -140,10 +140,10 @@ class Traffic:
         await asyncio.sleep(1)
 
     @contextlib.asynccontextmanager
-    async def fault(self) -> AsyncIterator[float]:
-        """Within it there is a fault, over when all is received again. Gives when it began."""
+    async def fault(self) -> AsyncIterator[None]:
+        """Within it there is a fault, over when all is received again."""
         began = time.time()
-        yield began
+        yield
         await self.back(time.time())
         self.windows.append((began - _ON_THE_WAY, time.time()))
 
