@@ -34,6 +34,8 @@ MOMENTS = ["as it suspends", "a moment later", "as it is answered"]
 MOMENT = 0.0005
 #: Seconds after which a call that nothing answers is cancelled.
 LONGEST = 0.3
+#: The tasks that a layer has as long as its connection.
+STANDING = {"Recovery._run", "ControlExchange.run"}
 
 
 class Steps:
@@ -175,7 +177,7 @@ class Place:
         local = loop_layer.local
         boxes = [*local.mailboxes._boxes.values(), *local.normal._boxes.values()]
         left = {
-            "tasks": [name for name in package_tasks(self.owner) if name != "Recovery._run"],
+            "tasks": [name for name in package_tasks(self.owner) if name not in STANDING],
             "waiters": [box.name for box in boxes if box.waiters],
             "claims": [*local.memberships._claims, *local.normal_memberships._claims],
             "members": [*local.memberships.pairs, *local.normal_memberships.pairs],
