@@ -1,7 +1,7 @@
 # Everything runs in virtual environments of its own; what is missing is installed, or named.
 # The work is done by devtools/bootstrap.sh.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench conformance clean
+.PHONY: help demo test lint format bench conformance soak clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /    make \1\t/p' Makefile | expand -t 24
@@ -23,6 +23,10 @@ bench:  ## measure, side by side with other layers (QUICK=1: in three minutes)
 
 conformance:  ## hold several layers against the Channel Layer Specification
 	@sh devtools/bootstrap.sh conformance
+
+# An argument, because SECONDS is a variable of some shells.
+soak:  ## ten minutes of a site on a cluster whose nodes die and restart (SECONDS=120: two)
+	@sh devtools/bootstrap.sh soak $(SECONDS)
 
 clean:  ## remove everything that these commands made
 	rm -rf .venv .tox .rabbitmq4 .logs .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache \

@@ -1,5 +1,5 @@
 #!/bin/sh
-# What the Makefile runs: `sh devtools/bootstrap.sh demo|test|lint|format|bench|conformance`.
+# What the Makefile runs: `sh devtools/bootstrap.sh demo|test|lint|format|bench|conformance|soak`.
 #
 # On a machine that has only Python, a shell, make and a package manager it makes a virtual environment
 # and installs what the command needs, or says what to install. Each step is named as it starts, and
@@ -195,5 +195,10 @@ case ${1:-} in
         if [ "$1" = bench ]; then set -- benchmarks ${QUICK:+--quick}; else set -- tests.conformance; fi
         "$venv/bin/python" -m "$@"
         ;;
-    *) die "usage: sh devtools/bootstrap.sh demo|test|lint|format|bench|conformance" ;;
+    soak)
+        need_venv bench -e '.[test]'
+        need_rabbitmq
+        "$venv/bin/python" -m tests.soak ${2:+--seconds "$2"}
+        ;;
+    *) die "usage: sh devtools/bootstrap.sh demo|test|lint|format|bench|conformance|soak" ;;
 esac

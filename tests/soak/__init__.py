@@ -1,0 +1,1 @@
+"""``make soak``: a site over a cluster whose nodes are killed and restarted at random."""

@@ -1,0 +1,103 @@
+"""What became of all messages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from .visitors import Visitor, out_of_order, twice
+
+#: Seconds before a fault in which a message may already be waiting where the fault is.
+ON_THE_WAY = 2.0
+Windows = Sequence[tuple[float, float]]
+
+
+def calm(windows: Windows, began: float, ended: float) -> bool:
+    """Whether there was no fault, nor what follows on one, between two times."""
+    return not any(start - ON_THE_WAY <= ended and began <= end for start, end in windows)
+
+
+class Report:
+    """Counts what was sent, what came, and what must not be."""
+
+    def __init__(
+        self,
+        visitors: Sequence[Visitor],
+        published: Sequence[dict[str, Any]],
+        answered: Sequence[dict[str, Any]],
+        windows: Windows,
+    ) -> None:
+        self.lines: list[str] = []
+        #: What must not be.
+        self.failures: list[str] = []
+        rooms: dict[str, list[dict[str, Any]]] = {}
+        for row in published:
+            rooms.setdefault(row["room"], []).append(row)
+        expected = quiet = quiet_losses = lost = unanswered = 0
+        for visitor in visitors:
+            heard, answers = set(visitor.heard), set(visitor.answers)
+            # Those of before it came are none of its own.
+            first = min(heard, default=0)
+            for row in rooms.get(visitor.room, ()):
+                if not row["error"] and row["n"] >= first:
+                    in_quiet = calm(windows, row["at"], row["at"] + row["seconds"])
+                    missing = row["n"] not in heard
+                    expected += 1
+                    quiet += in_quiet
+                    lost += missing
+                    quiet_losses += missing and in_quiet
+            for n, at in visitor.orders.items():
+                unanswered += n not in answers and calm(windows, at, at)
+            if visitor.ended:
+                self.failures.append(f"websocket {visitor.number} ended: {visitor.ended}")
+        self._fail(unanswered, "orders in quiet without an answer")
+        self._fail(quiet_losses, "confirmed messages of quiet times not delivered")
+        self._fail(
+            sum(bool(row["error"]) and calm(windows, row["at"], row["at"]) for row in published),
+            "messages refused in quiet",
+        )
+
+        orders = [error for visitor in visitors for error in visitor.ordered.values()]
+        self._count("messages to rooms", [row["error"] for row in published])
+        delivered = sum(len(visitor.heard) for visitor in visitors)
+        self.lines.append(
+            f"  delivered {delivered:,} to {len(visitors)} websockets, of {expected:,} for which "
+            f"they were confirmed; lost with a queue in a fault: {lost - quiet_losses:,}; "
+            f"sent in quiet: {quiet:,}, of which lost: {quiet_losses:,}"
+        )
+        self._count("orders to the worker", orders)
+        self._count("answers to websockets", [row["error"] for row in answered])
+        self.lines.append(f"  delivered {sum(len(visitor.answers) for visitor in visitors):,}")
+        for title, count in (("duplicates", twice), ("reorderings", out_of_order)):
+            found = self._sum(count, visitors)
+            self.lines.append(f"{title}: {found}")
+            self._fail(found, title)
+        silences = [pair for visitor in visitors for pair in visitor.silences]
+        in_calm = [pair for pair in silences if calm(windows, *pair)]
+        self.lines.append(
+            f"longest silence that a client saw: {_longest(silences)}; "
+            f"without a fault: {_longest(in_calm)}"
+        )
+        longest = max((row["seconds"] for row in published), default=0)
+        self.lines.append(f"longest call of the publisher: {longest:.1f} s")
+
+    def _sum(self, count: Callable[[list[int]], int], visitors: Iterable[Visitor]) -> int:
+        return sum(count(each.heard) + count(each.answers) for each in visitors)
+
+    def _count(self, title: str, errors: Sequence[str]) -> None:
+        refused = Counter(error for error in errors if error)
+        causes = ", ".join(f"{count:,} {cause}" for cause, count in refused.most_common())
+        confirmed = len(errors) - refused.total()
+        self.lines.append(
+            f"{title}: sent {len(errors):,}, confirmed {confirmed:,}, refused {causes or 'none'}"
+        )
+
+    def _fail(self, count: int, text: str) -> None:
+        if count:
+            self.failures.append(f"{text}: {count}")
+
+
+def _longest(silences: Iterable[tuple[float, float]]) -> str:
+    longest = max((end - start for start, end in silences), default=0)
+    return f"{longest:.1f} s" if longest else "less than 1 s"
