@@ -17,7 +17,7 @@ import time
 from collections import Counter
 
 from devtools.cluster import Cluster
-from devtools.process import HOST
+from devtools.process import HOST, ServerError
 from tests.helpers.waiting import until
 
 from .report import Report
@@ -134,7 +134,7 @@ async def main() -> int:
                 await soak.run()
                 memory[1] = [process.memory for process in site.all]
                 await soak.end()
-            except (AssertionError, TimeoutError) as error:
+            except (AssertionError, TimeoutError, ServerError) as error:
                 failure = str(error)
             for task in tasks:
                 task.cancel()
@@ -144,7 +144,10 @@ async def main() -> int:
             if failure:
                 report.failures.append(failure)
             for process in site.all:
-                process.check()
+                try:
+                    process.check()
+                except ServerError as error:
+                    report.failures.append(str(error))
                 bad = Counter(
                     line for line in process.output if "Traceback" in line or "A bug in" in line
                 )
@@ -157,6 +160,9 @@ async def main() -> int:
                 start, end = measured
                 report.lines.append(f"{process.key}: memory {start:.0f} MiB, then {end:.0f} MiB")
             print("", f"faults: {len(soak.windows)}", *report.lines, sep="\n")
+            if report.failures:
+                for process in site.all:
+                    print(f"\nThe last lines of {process.key}:\n{process.tail(15)}")
             for text in report.failures:
                 print(f"FAILED: {text}")
             print("FAILED" if report.failures else "passed")
