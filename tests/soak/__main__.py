@@ -153,9 +153,8 @@ async def main() -> int:
                 )
                 report.failures += [f"{process.key}: {line}" for line in bad]
                 warned = sum(" WARNING " in line for line in process.output)
-                report.lines.append(
-                    f"{process.key}: {max(0, process.connections - 1)} reconnections, {warned} warnings"
-                )
+                again = max(0, process.connections - 1)
+                report.lines.append(f"{process.key}: {again} reconnections, {warned} warnings")
             for process, *measured in zip(site.all, *memory, strict=False):
                 start, end = measured
                 report.lines.append(f"{process.key}: memory {start:.0f} MiB, then {end:.0f} MiB")
