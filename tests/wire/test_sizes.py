@@ -103,8 +103,9 @@ def test_hostile_bodies(decode: messages.Decode, body: bytes) -> None:
     began = time.process_time()
     with pytest.raises(TooHeavy, match="more small values"):
         decode(body)
-    # A quarter of it on the machine that the limits were chosen on.
-    assert time.process_time() - began < 1.5
+    taken = time.process_time() - began
+    # A quarter of it on the machine that the limits were chosen on. A tracer takes more than both.
+    assert taken < 1.5 or sys.gettrace() is not None
 
 
 def test_memory_of_the_look() -> None:
