@@ -66,8 +66,11 @@ async def test_a_worker(layer: RabbitmqChannelLayer) -> None:
 
         await (await layer.current_connection).close()
         await order_thumbnail("b.png")
-        ready = {"type": "thumbnail.ready", "path": "b.png"}
-        assert await asyncio.wait_for(layer.receive(channel), 10) == ready
+        again, ready = ready, {"type": "thumbnail.ready", "path": "b.png"}
+        told = await asyncio.wait_for(layer.receive(channel), 10)
+        if told == again:  # closed ahead of its acknowledgement, so the job was done twice
+            told = await asyncio.wait_for(layer.receive(channel), 10)
+        assert told == ready
     finally:
         worker.cancel()
         await asyncio.wait({worker})
