@@ -26,6 +26,8 @@ _VALUE = 48
 _LIST, _DICT = 16, 136
 #: Memory of an entry of a large dict, besides its key and its value.
 _ENTRY = 64
+#: What a text, or bytes, have besides: both have a header.
+_STRING = 16
 #: Memory of a one-byte value: those are there already, so it is the place in a list.
 _PLACE = 8
 
@@ -105,6 +107,13 @@ def weigh_msgpack(body: bytes, most: int) -> int:
         if 0x80 <= first <= 0x9F:
             at += 1
             weight += _DICT if first <= 0x8F else _LIST
+            if weight + values * _VALUE > most:
+                break
+            continue
+        if (first == 0xD9 or first == 0xC4) and at + 1 < end:
+            length = body[at + 1]
+            at += 2 + length
+            weight += _STRING + (4 * length if first == 0xD9 else length)
             if weight + values * _VALUE > most:
                 break
             continue
