@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import struct
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
@@ -20,7 +21,7 @@ from .amqp import carehare
 from .amqp.calls import Calls
 from .amqp.channel import Channel
 from .amqp.connect import connect
-from .amqp.consumer import Delivery, QueueConsumer
+from .amqp.consumer import CONSUMER_TAG, Delivery, QueueConsumer
 from .amqp.frames import FRAME_OVERHEAD, NO_PROPERTIES, Method
 from .amqp.futures import follow, retrieve, without_result
 from .amqp.protocol import Protocol
@@ -41,6 +42,11 @@ MAX_PUBLISH_CHANNELS = 128
 #: Bytes of a method's ids, and of a content header before its properties.
 _METHOD_ID_SIZE = 4
 _BEFORE_PROPERTIES_SIZE = 12
+
+#: Where reading a stream may begin, as text (https://www.rabbitmq.com/docs/streams#consuming), and
+#: all that may say so.
+_OFFSET = re.compile("first|last|next|[0-9]{1,9}[YMDhms]")
+_OFFSETS = "number from 0, a datetime, 'first', 'last', 'next', or an age such as '12h'"
 
 
 class MessageProperties(TypedDict, total=False):
@@ -160,24 +166,37 @@ class Connection(carehare.Connection):
         )
 
     def acking_consumer(
-        self, queue_name: str, *, prefetch_size: int = 0, prefetch_count: int = 1
+        self,
+        queue_name: str,
+        *,
+        prefetch_size: int = 0,
+        prefetch_count: int = 1,
+        arguments: Arguments | None = None,
     ) -> Consumer:
         """Consume a queue; RabbitMQ sends at most ``prefetch_count`` messages ahead of acks.
 
-        0 is no limit. RabbitMQ has no ``prefetch_size``: it ends connections that ask for one.
+        0 is no limit, and refused for a stream. RabbitMQ has no ``prefetch_size``: it ends
+        connections that ask for one. ``arguments`` are the consumer's, such as ``x-stream-offset``,
+        where to begin in a stream, or ``x-priority``.
 
-        Reference: https://www.rabbitmq.com/docs/consumer-prefetch
+        References: https://www.rabbitmq.com/docs/consumer-prefetch,
+        https://www.rabbitmq.com/docs/streams#consuming
         """
         if prefetch_size != 0:
             raise ValueError("prefetch_size must be 0: RabbitMQ does not implement it")
         if not 0 <= prefetch_count <= 65535:
             raise ValueError("prefetch_count must be between 0 and 65535")
         _require_short_string("queue_name", queue_name)
-        # pamqp checks the name too.
-        pamqp.commands.Basic.Consume(queue=queue_name)
+        _require_stream_offset(arguments)
+        with _plain_errors("the consumer"):
+            # pamqp checks the name too.
+            consume = pamqp.commands.Basic.Consume(
+                queue=queue_name, consumer_tag=CONSUMER_TAG, arguments=arguments
+            )
+            size = _METHOD_ID_SIZE + len(consume.marshal())
+        self._require_fits("the consumer", size)
         return Consumer(
-            self,
-            lambda: QueueConsumer(self.protocol, queue_name, prefetch_count=prefetch_count),
+            self, lambda: QueueConsumer(self.protocol, consume, prefetch_count=prefetch_count)
         )
 
     # Queues and exchanges
@@ -556,6 +575,22 @@ def _require_short_string(argument: str, value: str) -> str:
     if len(value.encode()) > 255:
         raise ValueError(f"{argument} must have at most 255 bytes, not {len(value.encode())}")
     return value
+
+
+def _require_stream_offset(arguments: Arguments | None) -> None:
+    """Raise unless RabbitMQ knows the ``x-stream-offset``, if there is one.
+
+    RabbitMQ 3.10 ends the connection over another (541), and it is the layer's.
+    """
+    if not isinstance(arguments, dict) or "x-stream-offset" not in arguments:
+        return
+    offset = arguments["x-stream-offset"]
+    if isinstance(offset, bool) or not isinstance(offset, (int, str, datetime)):
+        raise TypeError(f"x-stream-offset must be a {_OFFSETS}, not a {type(offset).__name__}")
+    if (isinstance(offset, int) and not 0 <= offset < 2**63) or (
+        isinstance(offset, str) and not _OFFSET.fullmatch(offset)
+    ):
+        raise ValueError(f"x-stream-offset must be a {_OFFSETS}")
 
 
 @contextlib.contextmanager

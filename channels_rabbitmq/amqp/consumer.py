@@ -15,10 +15,10 @@ from .errors import ChannelClosed
 from .futures import follow, retrieve
 from .protocol import Protocol
 
-__all__ = ["Delivery", "QueueConsumer"]
+__all__ = ["CONSUMER_TAG", "Delivery", "QueueConsumer"]
 
 #: What RabbitMQ shows for the consumer: as version 4.0.1 had it. Tags are unique per channel only.
-_CONSUMER_TAG = "carehare"
+CONSUMER_TAG = "carehare"
 
 #: A message's body, and the delivery tag to acknowledge it by.
 Delivery = tuple[bytes, int]
@@ -27,10 +27,13 @@ Delivery = tuple[bytes, int]
 class QueueConsumer:
     """Holds what the server delivers until somebody asks for it; use it on the protocol's loop.
 
-    What is not acknowledged goes to another consumer once this one is closed.
+    ``consume`` says which queue, and with which arguments. What is not acknowledged goes to another
+    consumer once this one is closed.
     """
 
-    def __init__(self, protocol: Protocol, queue_name: str, *, prefetch_count: int) -> None:
+    def __init__(
+        self, protocol: Protocol, consume: pamqp.commands.Basic.Consume, *, prefetch_count: int
+    ) -> None:
         #: Messages that came and were not asked for yet, oldest first.
         self._deliveries: deque[Delivery] = deque()
         #: Those who wait in :meth:`next_delivery`, first come first served.
@@ -46,7 +49,7 @@ class QueueConsumer:
         )
         for method in (
             pamqp.commands.Basic.Qos(prefetch_count=prefetch_count),
-            pamqp.commands.Basic.Consume(queue=queue_name, consumer_tag=_CONSUMER_TAG),
+            consume,
         ):
             # Why it failed, if it does, is what wait_closed() tells.
             self._channel.call(method).add_done_callback(retrieve)

@@ -185,6 +185,8 @@ async def publish(layer: RabbitmqChannelLayer) -> None:
 
 async def consume(connection: Connection) -> None:
     """A worker."""
+    connection.acking_consumer("stream", arguments={"x-stream-offset": "first"})
+    connection.acking_consumer("stream", arguments=["first"])  # type: ignore[arg-type]
     async with connection.acking_consumer("jobs", prefetch_count=5) as consumer:
         assert_type(consumer, Consumer)
         async for job in consumer:
