@@ -10,17 +10,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import random
 import secrets
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 from devtools.cluster import Cluster
 from devtools.process import HOST, ServerError
 from tests.helpers.waiting import until
 
-from .report import Report
+from .report import Report, over_time
 from .site import Site
 from .visitors import Visitor
 
@@ -36,6 +38,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--websockets", type=int, default=200, help="how many (200)")
     parser.add_argument("--rate", type=float, default=50, help="messages published a second (50)")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10_000), help="of the faults")
+    parser.add_argument("--json", type=Path, help="a file for what tests.soak.chart draws")
     return parser.parse_args()
 
 
@@ -46,8 +49,9 @@ class Soak:
         self._cluster = cluster
         self._site = site
         self._random = random.Random(options.seed)
-        self._began = time.time()
-        self._until = self._began + options.seconds
+        self._kinds: list[bool] = []
+        self.began = time.time()
+        self._until = self.began + options.seconds
         self.windows: list[tuple[float, float]] = []
         self.visitors = [
             Visitor(number, f"room-{number // 2 % ROOMS}", f"ws://{HOST}:{server.port}")
@@ -57,7 +61,7 @@ class Soak:
 
     def say(self, text: str) -> None:
         """Show what happens."""
-        print(f"{time.time() - self._began:6.1f} s  {text}", flush=True)
+        print(f"{time.time() - self.began:6.1f} s  {text}", flush=True)
 
     async def back(self, since: float) -> None:
         """Wait until every visitor has heard its room, and an answer, of later than ``since``."""
@@ -87,17 +91,32 @@ class Soak:
         await asyncio.sleep(max(0, self._until - time.time()))
 
     async def end(self) -> None:
-        """Stop sending, and give what is under way a little time."""
+        """Stop sending, and give what is under way time: a machine may be behind with its work."""
         for visitor in self.visitors:
             visitor.ordering = False
         self._site.stop_publishing()
         publisher = self._site.publisher
         await until(lambda: "ended" in publisher.told[-1], timeout=30, step=0.1)
+        quiet = max((end for _, end in self.windows), default=0)
+
+        def unanswered() -> bool:
+            return any(
+                at > quiet and n not in visitor.answered
+                for visitor in self.visitors
+                for n, at in visitor.orders.items()
+            )
+
+        with contextlib.suppress(AssertionError):  # the report says it
+            await until(lambda: not unanswered(), timeout=20, step=0.1)
         await asyncio.sleep(3)
 
     async def _fault(self) -> None:
         number = self._random.randrange(len(self._cluster.nodes))
-        node, kill = self._cluster.nodes[number], self._random.random() < 0.6
+        node = self._cluster.nodes[number]
+        if not self._kinds:
+            # Two kills to a restart in good order, so that a short run sees both.
+            self._kinds = self._random.sample([True, True, False], 3)
+        kill = self._kinds.pop()
         down, began = self._random.uniform(1, 12) if kill else 0, time.time()
         self.windows.append((began, float("inf")))
         if kill:
@@ -136,6 +155,7 @@ async def main() -> int:
                 await soak.end()
             except (AssertionError, TimeoutError, ServerError) as error:
                 failure = str(error)
+            ended = time.time()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -159,6 +179,10 @@ async def main() -> int:
                 start, end = measured
                 report.lines.append(f"{process.key}: memory {start:.0f} MiB, then {end:.0f} MiB")
             print("", f"faults: {len(soak.windows)}", *report.lines, sep="\n")
+            if options.json:
+                windows = [(start, min(end, ended)) for start, end in soak.windows]
+                drawn = over_time(soak.visitors, windows, soak.began)
+                options.json.write_text(json.dumps({"title": f"RabbitMQ {version}", **drawn}))
             if report.failures:
                 for process in site.all:
                     print(f"\nThe last lines of {process.key}:\n{process.tail(15)}")

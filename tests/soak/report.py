@@ -13,6 +13,22 @@ ON_THE_WAY = 2.0
 Windows = Sequence[tuple[float, float]]
 
 
+def over_time(visitors: Sequence[Visitor], windows: Windows, began: float) -> dict[str, Any]:
+    """What a chart shows: deliveries and silent websockets in each second, and the faults."""
+    first = int(began)
+    length = max((second for visitor in visitors for second in visitor.came), default=first) - first
+    silent: Counter[int] = Counter()
+    for start, end in (pair for visitor in visitors for pair in visitor.silences):
+        # A silence is one from its first second on.
+        silent.update(range(int(start + 1), int(end) + 1))
+    seconds = range(first, first + length)
+    return {
+        "deliveries": [sum(visitor.came[second] for visitor in visitors) for second in seconds],
+        "silent": [silent[second] for second in seconds],
+        "faults": [[round(start - first, 1), round(end - first, 1)] for start, end in windows],
+    }
+
+
 def calm(windows: Windows, began: float, ended: float) -> bool:
     """Whether there was no fault, nor what follows on one, between two times."""
     return not any(start - ON_THE_WAY <= ended and began <= end for start, end in windows)
@@ -34,6 +50,7 @@ class Report:
         rooms: dict[str, list[dict[str, Any]]] = {}
         for row in published:
             rooms.setdefault(row["room"], []).append(row)
+        slowest = _slowest_answer(visitors, windows)
         expected = quiet = quiet_losses = lost = unanswered = 0
         for visitor in visitors:
             heard, answers = set(visitor.heard), set(visitor.answers)
@@ -48,7 +65,7 @@ class Report:
                     lost += missing
                     quiet_losses += missing and in_quiet
             for n, at in visitor.orders.items():
-                unanswered += n not in answers and calm(windows, at, at)
+                unanswered += n not in answers and calm(windows, at, at + slowest)
             if visitor.ended:
                 self.failures.append(f"websocket {visitor.number} ended: {visitor.ended}")
         self._fail(unanswered, "orders in quiet without an answer")
@@ -68,7 +85,10 @@ class Report:
         )
         self._count("orders to the worker", orders)
         self._count("answers to websockets", [row["error"] for row in answered])
-        self.lines.append(f"  delivered {sum(len(visitor.answers) for visitor in visitors):,}")
+        self.lines.append(
+            f"  delivered {sum(len(visitor.answers) for visitor in visitors):,}; "
+            f"the slowest in quiet came {slowest:.1f} s after its order"
+        )
         for title, count in (("duplicates", twice), ("reorderings", out_of_order)):
             found = self._sum(count, visitors)
             self.lines.append(f"{title}: {found}")
@@ -96,6 +116,17 @@ class Report:
     def _fail(self, count: int, text: str) -> None:
         if count:
             self.failures.append(f"{text}: {count}")
+
+
+def _slowest_answer(visitors: Iterable[Visitor], windows: Windows) -> float:
+    """Seconds from an order to its answer, at most, without a fault in between.
+
+    An order that was sent so shortly before a fault may be in the worker's queue then.
+    """
+    pairs = (
+        (visitor.orders[n], came) for visitor in visitors for n, came in visitor.answered.items()
+    )
+    return max((came - at for at, came in pairs if calm(windows, at, came)), default=0)
 
 
 def _longest(silences: Iterable[tuple[float, float]]) -> str:

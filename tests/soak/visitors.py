@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import time
+from collections import Counter
 
 import websockets
 
@@ -23,10 +24,13 @@ class Visitor:
         #: Numbers of the room's messages, and of the answers, as they came.
         self.heard: list[int] = []
         self.answers: list[int] = []
-        #: When each order was sent.
+        #: When each order was sent, and when the first answer to it came.
         self.orders: dict[int, float] = {}
+        self.answered: dict[int, float] = {}
         #: What became of it: "" if RabbitMQ confirmed it.
         self.ordered: dict[int, str] = {}
+        #: How many of both came in each second.
+        self.came: Counter[int] = Counter()
         #: When the last message that came was sent, of the room and of the answers.
         self.said_at = self.answered_at = 0.0
         #: The silences between two of the room's messages, from and until, of a second and more.
@@ -57,6 +61,7 @@ class Visitor:
         last = 0.0
         async for text in socket:
             message, now = json.loads(text), time.time()
+            self.came[int(now)] += message["type"] != "ordered"
             match message["type"]:
                 case "said":
                     self.heard.append(message["n"])
@@ -66,6 +71,7 @@ class Visitor:
                     last = now
                 case "answer":
                     self.answers.append(message["n"])
+                    self.answered.setdefault(message["n"], now)
                     self.answered_at = message["at"]
                 case "ordered":
                     self.ordered[message["n"]] = message["error"]
