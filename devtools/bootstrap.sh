@@ -180,6 +180,12 @@ case ${1:-} in
         # shellcheck disable=SC2086
         "$venv/bin/tox" run-parallel --parallel 2 ${pythons:+--discover $pythons} </dev/null || status=$?
         stop_ticker
+        # Alone: what it says of quiet times is of a machine that has time.
+        if [ -z "${AMQP_URL:-}" ]; then
+            step soak "Two minutes of a site on a cluster whose nodes are killed and restarted" \
+                "$venv/bin/tox" run -e soak || status=$?
+            sed -n '/^faults: /,$p' "$logs/soak.log" | sed 's/^/    /'
+        fi
         "$venv/bin/python" -m devtools.summary "$status" "$logs"
         ;;
     lint | format)
