@@ -1,7 +1,7 @@
 # Everything runs in virtual environments of its own; what is missing is installed, or named.
 # The work is done by devtools/bootstrap.sh.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench conformance soak clean
+.PHONY: help demo test lint format docs bench conformance soak clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /    make \1\t/p' Makefile | expand -t 24
@@ -17,6 +17,9 @@ lint:  ## only lint and types
 
 format:  ## format the code
 	@sh devtools/bootstrap.sh format
+
+docs:  ## the documentation as a site, in build/site
+	@sh devtools/bootstrap.sh docs
 
 bench:  ## measure, side by side with other layers (QUICK=1: in three minutes)
 	@sh devtools/bootstrap.sh bench

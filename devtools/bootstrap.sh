@@ -1,5 +1,5 @@
 #!/bin/sh
-# What the Makefile runs: `sh devtools/bootstrap.sh demo|test|lint|format|bench|conformance|soak`.
+# What the Makefile runs: `sh devtools/bootstrap.sh demo|test|lint|format|docs|bench|conformance|soak`.
 #
 # On a machine that has only Python, a shell, make and a package manager it makes a virtual environment
 # and installs what the command needs, or says what to install. Each step is named as it starts, and
@@ -188,9 +188,10 @@ case ${1:-} in
         fi
         "$venv/bin/python" -m devtools.summary "$status" "$logs"
         ;;
-    lint | format)
+    lint | format | docs)
         need_venv tox 'tox>=4.21'
         "$venv/bin/tox" run -m "$1"
+        [ "$1" != docs ] || echo "==> build/site/index.html"
         ;;
     bench | conformance)
         need_venv bench -e '.[test]'
@@ -206,5 +207,5 @@ case ${1:-} in
         need_rabbitmq
         "$venv/bin/python" -m tests.soak ${2:+--seconds "$2"}
         ;;
-    *) die "usage: sh devtools/bootstrap.sh demo|test|lint|format|bench|conformance|soak" ;;
+    *) die "usage: sh devtools/bootstrap.sh demo|test|lint|format|docs|bench|conformance|soak" ;;
 esac

@@ -8,11 +8,37 @@ from pathlib import Path
 
 import docutils.core
 from docutils import nodes
+from docutils.parsers.rst import Directive, directives
 
 ROOT = Path(__file__).resolve().parents[2]
 README = "README.rst"
 #: Where the examples expect RabbitMQ.
 DOCUMENTED_URL = "amqp://guest:guest@127.0.0.1"
+
+
+class _OnlySphinx(Directive):
+    """What makes no sense outside of the site: the order of its pages, and docstrings."""
+
+    optional_arguments = 1
+    option_spec = dict.fromkeys(
+        (
+            "caption",
+            "hidden",
+            "imported-members",
+            "inherited-members",
+            "members",
+            "show-inheritance",
+        ),
+        directives.unchanged,
+    )
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        return []
+
+
+for _name in ("autoclass", "autofunction", "automodule", "module", "toctree"):
+    directives.register_directive(_name, _OnlySphinx)
 
 
 @functools.cache
