@@ -34,6 +34,7 @@ from .layer import receiving
 from .layer.loop_layer import LoopLayer
 from .layer.owner import Owner
 from .log import RateLimitedWarning
+from .statistics import Statistics
 from .wire.messages import CHANNEL_KEY, GROUP_KEY
 from .wire.names import (
     MAX_LENGTH,
@@ -181,7 +182,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
             refused = isinstance(err, ChannelClosedByServer) and _size_limit(err) is None
             if refused and not mark:
                 raise err  # RabbitMQ refuses the queue of a normal channel: that is no outage
-            raise self._not_connected(err) from None
+            raise self._count_unsent(self._not_connected(err)) from None
 
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message of a channel of this process, or of a normal channel.
@@ -298,7 +299,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
             del body
             _take_frames_off(err)
             self._require_taken_size(err, size)
-            error = self._not_connected(err)
+            error = self._count_unsent(self._not_connected(err))
             if options.group_send_raises:
                 raise error from None
             if error.sent:
@@ -372,6 +373,10 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
             self._connection = Connection(protocol, loop_layer.portal)
         return self._connection
 
+    def statistics(self) -> Statistics:
+        """The layer's numbers, at once: no I/O, from any thread, also after :meth:`close`."""
+        return self._owner.statistics()
+
     async def close(self) -> None:
         """Close the connection and end everything; calling it again does nothing."""
         await self._owner.close()
@@ -398,6 +403,11 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         """
         if self.options.serializer_format in ("msgpack", "json"):
             _take_frames_off(error)
+        return error
+
+    def _count_unsent(self, error: NotConnected) -> NotConnected:
+        if not error.sent:
+            self._owner.counts.unsent += 1
         return error
 
     def _not_connected(self, error: BaseException) -> NotConnected:

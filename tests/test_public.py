@@ -13,8 +13,14 @@ import channels_rabbitmq
 import channels_rabbitmq.connection
 import channels_rabbitmq.core
 import channels_rabbitmq.errors
+import channels_rabbitmq.statistics
 
-PUBLIC = (channels_rabbitmq.connection, channels_rabbitmq.core, channels_rabbitmq.errors)
+PUBLIC = (
+    channels_rabbitmq.connection,
+    channels_rabbitmq.core,
+    channels_rabbitmq.errors,
+    channels_rabbitmq.statistics,
+)
 
 #: What users of version 5.0 may rely on. Adding a name is a feature; removing one breaks programs.
 NAMES = {
@@ -40,6 +46,7 @@ NAMES = {
         "ResourceLocked",
         "ServerSentNack",
     },
+    "channels_rabbitmq.statistics": {"Statistics"},
 }
 
 

@@ -11,6 +11,7 @@ import itertools
 from bisect import bisect
 from collections import deque
 
+from .counts import PublishCounts
 from .frames import encode_ack
 
 __all__ = ["ConsumerAcks", "PublisherConfirms"]
@@ -23,7 +24,8 @@ class PublisherConfirms:
     may cover all up to its number. A future that its owner cancelled is passed over.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, counts: PublishCounts | None = None) -> None:
+        self._counts = PublishCounts() if counts is None else counts
         self._next_tag = 1
         #: Every publish below this number was answered.
         self._low = 1
@@ -42,6 +44,7 @@ class PublisherConfirms:
         tag = self._next_tag
         self._next_tag = tag + 1
         self._waiting[tag] = future
+        self._counts.published += 1
         return tag
 
     def get(self, tag: int) -> asyncio.Future[None] | None:
@@ -53,10 +56,14 @@ class PublisherConfirms:
         self.unanswered_since = None
         if not multiple:
             future = self._waiting.pop(tag, None)
-            if future is not None and not future.done():
-                future.set_result(None)
+            if future is not None:
+                self._counts.confirmed += 1
+                if not future.done():
+                    future.set_result(None)
             return
-        for future in self._pop_through(tag):
+        futures = self._pop_through(tag)
+        self._counts.confirmed += len(futures)
+        for future in futures:
             if not future.done():
                 future.set_result(None)
 
@@ -68,7 +75,16 @@ class PublisherConfirms:
         else:
             future = self._waiting.pop(tag, None)
             futures = [] if future is None else [future]
+        self._counts.refused += len(futures)
         for future in futures:
+            if not future.done():
+                future.set_exception(error)
+
+    def refuse(self, tag: int, error: Exception) -> None:
+        """The server returned the message; its ack, which follows, is passed over."""
+        future = self._waiting.pop(tag, None)
+        if future is not None:
+            self._counts.refused += 1
             if not future.done():
                 future.set_exception(error)
 
@@ -84,6 +100,7 @@ class PublisherConfirms:
             expired = list(itertools.takewhile(tag.__gt__, self._waiting))
             if expired and self.unanswered_since is None:
                 self.unanswered_since = marked
+            self._counts.unconfirmed += len(expired)
             for published in expired:
                 future = self._waiting.pop(published)
                 if not future.done():
@@ -91,11 +108,13 @@ class PublisherConfirms:
 
     def forget(self, tag: int) -> None:
         """Keep a publish no longer: nobody waits for its answer."""
-        self._waiting.pop(tag, None)
+        if self._waiting.pop(tag, None) is not None:
+            self._counts.unconfirmed += 1
 
     def fail_all(self, error: Exception) -> None:
         """No answer will come any more."""
         waiting, self._waiting = self._waiting, {}
+        self._counts.unconfirmed += len(waiting)
         for future in waiting.values():
             if not future.done():
                 future.set_exception(error)

@@ -12,6 +12,7 @@ from typing import Protocol
 import pamqp.commands
 
 from .acknowledgements import ConsumerAcks, PublisherConfirms
+from .counts import PublishCounts
 from .errors import (
     BadBytesFromServer,
     ChannelClosed,
@@ -73,6 +74,7 @@ class Channel:
         on_closed: OnClosed | None = None,
         max_body: int = NO_LIMIT,
         on_oversized: OnOversized | None = None,
+        counts: PublishCounts | None = None,
     ) -> None:
         #: What tells channels of one connection apart. Another channel may have it after this one.
         self.number = number
@@ -87,7 +89,7 @@ class Channel:
         #: How many calls the server has answered.
         self.answered = 0
         #: Publishes without a confirm so far.
-        self.confirms = PublisherConfirms()
+        self.confirms = PublisherConfirms(counts)
         #: Deliveries that are acknowledged at the end of this turn of the event loop.
         self._acks = ConsumerAcks(number)
         #: The latest delivery tag. (A ``basic.get`` would count too; none is sent.)
@@ -315,7 +317,7 @@ class Channel:
                 error = MessageReturned(
                     f"RabbitMQ returned the message: {printable(method.reply_text)}"
                 )
-                future.set_exception(error)
+                self.confirms.refuse(tag, error)
                 del self._mandatory[tag]
                 return
 

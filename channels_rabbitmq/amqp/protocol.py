@@ -21,6 +21,7 @@ import pamqp.commands
 import pamqp.encode
 
 from .channel import NO_LIMIT, Channel, OnClosed, OnDelivery, OnOversized
+from .counts import ByteCounts, PublishCounts
 from .endpoint import Endpoint
 from .errors import (
     BadBytesFromServer,
@@ -87,7 +88,12 @@ class Protocol(asyncio.Protocol):
     it on its own loop; :meth:`cut` alone may be called on any thread.
     """
 
-    def __init__(self, endpoint: Endpoint, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        loop: asyncio.AbstractEventLoop,
+        counts: ByteCounts | None = None,
+    ) -> None:
         #: The event loop that all of it runs on.
         self.loop = loop
         #: Where it connects to, and as whom.
@@ -142,6 +148,7 @@ class Protocol(asyncio.Protocol):
         self._wrote = False
         #: How often :meth:`_tick` ran since anything came in.
         self._silent_ticks = 0
+        self._counts = ByteCounts() if counts is None else counts
 
     def __repr__(self) -> str:
         return (
@@ -189,11 +196,12 @@ class Protocol(asyncio.Protocol):
         on_closed: OnClosed | None = None,
         max_body: int = NO_LIMIT,
         on_oversized: OnOversized | None = None,
+        counts: PublishCounts | None = None,
     ) -> Channel:
         """Open a channel; it can be used at once.
 
         A delivery of more than ``max_body`` bytes is not collected: ``on_oversized`` is told of it
-        instead of ``on_delivery``, and acknowledges it.
+        instead of ``on_delivery``, and acknowledges it. Publishes are added to ``counts``.
 
         Raises :class:`.ConnectionClosed`, and :class:`.ChannelClosed` when
         ``channel_max`` channels are open.
@@ -214,6 +222,7 @@ class Protocol(asyncio.Protocol):
             on_closed=on_closed,
             max_body=max_body,
             on_oversized=on_oversized,
+            counts=counts,
         )
         self._channels[number] = channel
         return channel
@@ -311,11 +320,13 @@ class Protocol(asyncio.Protocol):
         if self._state.state is ConnectionState.CLOSED:
             self._transport.abort()  # given up while the socket was being connected
         else:
+            self._counts.sent += len(PROTOCOL_HEADER)
             self._transport.write(PROTOCOL_HEADER)
 
     def data_received(self, data: bytes) -> None:
         """Handle what came; anything that cannot be handled ends the connection."""
         self._silent_ticks = 0
+        self._counts.received += len(data)
         try:
             self._decoder.feed(data)
         except BadBytesFromServer as err:
@@ -556,4 +567,5 @@ class Protocol(asyncio.Protocol):
             data = b"".join(self._out)
             self._out.clear()
             self._wrote = True
+            self._counts.sent += len(data)
             self._transport.write(data)

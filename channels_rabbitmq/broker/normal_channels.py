@@ -37,6 +37,7 @@ from ..errors import (
     describe,
 )
 from ..local.background import Background
+from ..local.counts import REDELIVERED
 from ..local.state import LocalState
 from ..log import RateLimitedWarning
 from ..wire.encryption import OutOfPlace
@@ -92,6 +93,7 @@ class NormalChannels:
         self._codec = codec
         self._recovery = recovery
         self._mailboxes = state.normal
+        self._counts = state.counts
         self._memberships = state.normal_memberships
         self._on_bad_message = on_bad_message
         self._on_oversized = on_oversized
@@ -276,7 +278,10 @@ class NormalChannels:
                 consumer.want(False)
         # Before anybody has the message: if the process dies here, it is lost, not repeated.
         amqp_channel.ack(tag)
+        if redelivered:
+            self._counts.drop_whole(REDELIVERED)
         if message is not None:
+            self._counts.received += 1
             self._mailboxes.hold(name, message, body, self._loop.time())
 
     def _decode(self, name: str, amqp_channel: Channel, body: bytes) -> Message | None:

@@ -12,6 +12,7 @@ import enum
 import itertools
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Protocol as Interface
@@ -26,6 +27,7 @@ from ..amqp.protocol import Protocol
 from ..amqp.state import StateMachine
 from ..config.options import Options
 from ..errors import AmqpError, ConnectionClosed, LoopEnded, describe, is_retryable
+from ..local.counts import Counts
 from ..local.queue_names import QueueNames
 from ..log import RateLimitedWarning
 from .outage import Outage
@@ -128,8 +130,15 @@ class Recovery:
     one, whenever there is.
     """
 
-    def __init__(self, options: Options, names: QueueNames, listener: Listener) -> None:
+    def __init__(
+        self,
+        options: Options,
+        names: QueueNames,
+        listener: Listener,
+        counts: Counts | None = None,
+    ) -> None:
         self._options = options
+        self._counts = Counts() if counts is None else counts
         self._names = names
         self._listener = listener
         #: What tells whether the process still hears of its groups; whoever takes deliveries tells
@@ -169,6 +178,11 @@ class Recovery:
         return self._state.state
 
     # Waiting for RabbitMQ
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for a live topology."""
+        return len(self._waiters) + len(self._patient_waiters)
 
     async def wait_topology(self, *, patient: bool = False) -> Topology:
         """Wait for a live topology: until an outage has cost ``send_timeout``, or ``patient``-ly.
@@ -260,6 +274,7 @@ class Recovery:
         return self.topology is None and self._outage.is_given_up(self._loop.time())
 
     def _begin_outage(self) -> None:
+        self._counts.disconnect(time.time())
         self._outage.begin(self._loop.time())
         if self._give_up_timer is None and self._outage.due is not None:
             self._give_up_timer = self._loop.call_at(self._outage.due, self._give_up)
@@ -335,7 +350,7 @@ class Recovery:
         """Try every address once, in random order; use the first topology that starts."""
         candidates, failures = await self._resolve()
         for endpoint, address in candidates:
-            protocol = self._protocol = Protocol(endpoint, self._loop)
+            protocol = self._protocol = Protocol(endpoint, self._loop, self._counts.bytes)
             try:
                 await connect(protocol, address)
                 topology = Topology(
@@ -345,6 +360,7 @@ class Recovery:
                     self._listener.deliver,
                     self._listener.drop_oversized,
                     self.probe,
+                    self._counts.publishes,
                 )
                 await topology.start(self._listener.routing_keys)
                 await self._listener.topology_starting(topology)
@@ -358,6 +374,7 @@ class Recovery:
                 await self._use(topology)
                 return
         self._delay = next(self._delays)
+        self._counts.failed_connections += 1
         self._warn_failed(
             "Cannot connect to RabbitMQ; will try again in %.1f s. %s",
             self._delay,
@@ -406,6 +423,7 @@ class Recovery:
     def _offer(self, topology: Topology) -> None:
         self._state.move(RecoveryState.LIVE)
         self.topology = topology
+        self._counts.connect(time.time())
         self._end_outage()
         _finish(self._waiters, None)
         _finish(self._patient_waiters, None)

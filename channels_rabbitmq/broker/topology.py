@@ -12,6 +12,7 @@ import pamqp.commands
 from ..amqp.acknowledgements import PublisherConfirms
 from ..amqp.calls import Calls
 from ..amqp.channel import NO_LIMIT, Channel, OnDelivery, OnOversized
+from ..amqp.counts import PublishCounts
 from ..amqp.frames import Method
 from ..amqp.futures import Shared, retrieve
 from ..amqp.protocol import Protocol
@@ -86,6 +87,7 @@ class Topology:
         on_delivery: OnDelivery,
         on_oversized: OnOversized,
         probe: Probe | None = None,
+        counts: PublishCounts | None = None,
     ) -> None:
         if protocol.channel_max < LEAST_CHANNELS:
             raise ChannelClosed(
@@ -117,7 +119,9 @@ class Topology:
         self._watches_confirms = False
         #: The largest message that RabbitMQ takes, once it has refused a larger one.
         self._max_body = NO_LIMIT
-        self._publisher = self._open_channel(confirm=True)
+        #: Of what users send.
+        self._counts = PublishCounts() if counts is None else counts
+        self._publisher = self._open_publisher()
         #: For what may come back. Opened when it is first used.
         self._mandatory_publisher: Channel | None = None
         self._binder = self._open_channel()
@@ -135,16 +139,19 @@ class Topology:
         state = "ended" if self.ended.done() else "live"
         return f"<Topology {self._queue_name} {state}, {len(self._bindings)} bindings>"
 
+    def _open_publisher(self) -> Channel:
+        return self.protocol.open_channel(
+            confirm=True, on_closed=self._channel_closed, counts=self._counts
+        )
+
     def _open_channel(
         self,
         *,
-        confirm: bool = False,
         on_delivery: OnDelivery | None = None,
         max_body: int = NO_LIMIT,
         on_oversized: OnOversized | None = None,
     ) -> Channel:
         return self.protocol.open_channel(
-            confirm=confirm,
             on_delivery=on_delivery,
             on_closed=self._channel_closed,
             max_body=max_body,
@@ -268,7 +275,7 @@ class Topology:
         if limit is None or not self.protocol.open:
             return False
         if channel is self._publisher:
-            self._publisher = self._open_channel(confirm=True)
+            self._publisher = self._open_publisher()
         elif channel is self._mandatory_publisher:
             self._mandatory_publisher = None
         else:
@@ -422,7 +429,7 @@ class Topology:
             return self._refuse_size(body)
         publisher = self._mandatory_publisher
         if publisher is None:
-            publisher = self._mandatory_publisher = self._open_channel(confirm=True)
+            publisher = self._mandatory_publisher = self._open_publisher()
         return publisher.publish(exchange, routing_key, body, mandatory=True)
 
     def _refuse_size(self, body: bytes) -> asyncio.Future[None]:
@@ -489,6 +496,11 @@ class Topology:
         cancel = pamqp.commands.Basic.Cancel(consumer_tag=self._earlier.pop(queue_name))
         await self._answer(self._consumer.call(cancel))
         await self._answer(self.calls.run(pamqp.commands.Queue.Delete(queue=queue_name)))
+
+    @property
+    def bound(self) -> int:
+        """How many routing keys RabbitMQ has confirmed the binding for."""
+        return len(self._bindings) - self.unbound
 
     def is_bound(self, routing_key: str) -> bool:
         """Whether RabbitMQ confirmed the binding for a routing key."""

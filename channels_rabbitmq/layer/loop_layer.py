@@ -21,6 +21,7 @@ from ..errors import (
     LoopEnded,
     NotConnected,
 )
+from ..local.counts import BAD_MESSAGE, REDELIVERED, TOO_LARGE
 from ..local.housekeeping import Housekeeping
 from ..local.mailbox import NOWHERE, Delivery, Source
 from ..local.queue_names import QueueNames
@@ -72,6 +73,7 @@ class LoopLayer:
         self._names = names
         self.local = local
         self.mailboxes = local.mailboxes
+        self._counts = local.counts
         #: The local channels in a group.
         self._members_of: Callable[[str], Collection[str]] = local.memberships.members
         self.loop = asyncio.get_running_loop()
@@ -86,7 +88,7 @@ class LoopLayer:
         #: One for each kind of error.
         self._warn_bad_message: dict[type, RateLimitedWarning] = {}
         self._warn_oversized = RateLimitedWarning(logger)
-        self.recovery = Recovery(options, names, self)
+        self.recovery = Recovery(options, names, self, local.counts)
         self._probe_body = self.recovery.probe.body
         self.normal = NormalChannels(
             options, codec, self.recovery, local, self._warn_bad, self.drop_oversized
@@ -238,6 +240,7 @@ class LoopLayer:
                 self._on_late(body)
             return
         if redelivered:
+            self._counts.drop_whole(REDELIVERED)
             source.ack(tag)  # at most once
             return
         plain = body
@@ -261,6 +264,7 @@ class LoopLayer:
             self._warn_bad(body, BadMessage("it is for a channel that this process cannot have"))
             source.ack(tag)
             return
+        self._counts.received += 1
         mailboxes.put(Delivery(source, tag, self.loop.time(), plain, message), channels)
         self.housekeeping.message_held()
 
@@ -285,10 +289,12 @@ class LoopLayer:
             size,
             self._options.max_message_size,
         )
+        self._counts.drop_whole(TOO_LARGE)
         source.ack(tag)
 
     def _warn_bad(self, body: bytes, error: BadMessage) -> None:
         warn = self._warn_bad_message.setdefault(type(error), RateLimitedWarning(logger))
+        self._counts.drop_whole(BAD_MESSAGE)
         why = self._codec.explain(body, error)
         warn("Dropped %d bytes that are no message: %s", len(body), why)
 

@@ -47,12 +47,15 @@ from channels.exceptions import StopConsumer
 from ..amqp.state import StateMachine
 from ..config.options import Options
 from ..errors import IllegalTransition, LoopEnded
+from ..local.counts import Counts
 from ..local.mailbox import Mailbox
 from ..local.queue_names import QueueNames
 from ..local.state import LocalState
+from ..statistics import Statistics
 from ..wire.serializers import Codec
 from .loop_layer import LoopLayer
 from .loop_thread import LoopThread
+from .snapshot import take_snapshot
 from .transient_loops import is_transient
 
 _T = TypeVar("_T")
@@ -114,7 +117,9 @@ class Owner:
         #: The owning loop's. Set under the lock, and read without it: an old value is as good as
         #: a call that was made a moment ago, since it then fails with LoopEnded.
         self._loop_layer: LoopLayer | None = None
-        self._set_local(LocalState(self._options, self.codec.decode))
+        #: What was counted, by all owners.
+        self.counts = Counts()
+        self._set_local(LocalState(self._options, self.codec.decode, self.counts))
         #: The tasks that use more than ``send()`` and ``group_send()`` from loops that are not the
         #: owner, and so may have channels. Loops are added under the lock, tasks on their loop.
         self._users: weakref.WeakKeyDictionary[
@@ -204,6 +209,16 @@ class Owner:
     def _do_posted(self, loop_layer: LoopLayer) -> None:
         while self._posted and loop_layer is self._loop_layer:
             self._posted.popleft()(loop_layer)
+
+    def statistics(self) -> Statistics:
+        """Take the numbers, on any thread, without a lock and without waiting."""
+        return take_snapshot(
+            self._options,
+            self.names,
+            self._local,
+            None if self._closed else self._loop_layer,
+            closed=self._closed,
+        )
 
     # Finding an owner
 
@@ -300,7 +315,7 @@ class Owner:
                 self._ownership.move(Ownership.CLOSED)  # drop() or exit() came in between
         # Before its state is taken: what only waits for its end there is not to be kept.
         loop_layer.retire()
-        local = LocalState(self._options, self.codec.decode)
+        local = LocalState(self._options, self.codec.decode, self.counts)
         local.take_over(self._local)
         self._set_local(local)
         loop_layer.portal.end()
@@ -369,6 +384,7 @@ class Owner:
         with self._lock:
             loop_layer = self._refuse_calls()
         if loop_layer is None:
+            self._local.close()
             return
         # Several may be here at once; all of them wait until it is done.
         try:
@@ -382,6 +398,7 @@ class Owner:
             with self._lock:
                 if self._loop_layer is loop_layer:
                     self._release(loop_layer)
+                self._local.close()
         if loop_layer.thread is not None:
             loop_layer.thread.stop(_EXIT_TIMEOUT)
 

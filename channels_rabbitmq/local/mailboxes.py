@@ -13,6 +13,14 @@ from itertools import islice, takewhile
 
 from ..log import RateLimitedWarning
 from ..wire.messages import Envelope, Message, decode, is_flat
+from .counts import (
+    CHANNEL_CAPACITY,
+    FLUSH,
+    LOCAL_CAPACITY,
+    LOCAL_EXPIRY,
+    NO_RECEIVER,
+    Counts,
+)
 from .lag import Laggards
 from .mailbox import NEVER, NOTHING, NOWHERE, Delivery, Mailbox
 
@@ -47,6 +55,7 @@ class Mailboxes:
         decode: Callable[[bytes], Envelope] = decode,
         *,
         cap: Callable[[str], int | None] | None = None,
+        counts: Counts | None = None,
     ) -> None:
         self._capacity = capacity
         self._expiry = expiry
@@ -63,8 +72,7 @@ class Mailboxes:
         self._sweep_at = _FEW
         #: The channels that lag, as of the last look.
         self._laggards = Laggards({}, NEVER)
-        #: How many messages channels have lost, by the option that took them.
-        self.dropped: Counter[str] = Counter()
+        self._counts = Counts() if counts is None else counts
 
     def __len__(self) -> int:
         """The number of deliveries held."""
@@ -75,14 +83,24 @@ class Mailboxes:
         return f"<Mailboxes: {len(self._held)} deliveries held{dropped}>"
 
     @property
+    def dropped(self) -> Counter[str]:
+        """How many copies nobody got, by why."""
+        return self._counts.dropped
+
+    @property
+    def unread(self) -> int:
+        """The number of copies held. May be asked for on any thread."""
+        return sum([len(box.queue) for box in list(self._boxes.values())])
+
+    @property
     def unused(self) -> bool:
         """Whether nothing is held here, and nobody waits."""
-        return not any(box.queue or box.waiters for box in self._boxes.values())
+        return not self.in_use
 
     @property
     def in_use(self) -> list[str]:
-        """The channels that hold messages or are waited for."""
-        return [box.name for box in self._boxes.values() if box.queue or box.waiters]
+        """The channels that hold messages or are waited for. May be asked for on any thread."""
+        return [box.name for box in list(self._boxes.values()) if box.queue or box.waiters]
 
     @property
     def full(self) -> bool:
@@ -101,11 +119,14 @@ class Mailboxes:
     def put(self, delivery: Delivery, channels: Collection[str]) -> None:
         """Hold a delivery for some channels and wake a reader of each; for none, drop it."""
         if not channels:
+            self._counts.copies += 1
+            self._counts.drop(NO_RECEIVER)
             delivery.source.ack(delivery.tag)
             return
         delivery.channels = channels = tuple(channels)
-        delivery.holders = len(channels)
-        if delivery.holders > 1:
+        delivery.holders = holders = len(channels)
+        self._counts.copies += holders
+        if holders > 1:
             delivery.flat = is_flat(delivery.message)
             delivery.costly = not delivery.flat and len(delivery.body) * len(channels) > COSTLY
         self._held[delivery] = None
@@ -127,6 +148,7 @@ class Mailboxes:
     def take(self, box: Mailbox) -> Message:
         """Give the oldest message of a mailbox that holds one."""
         delivery = box.queue.popleft()
+        self._counts.delivered += 1
         delivery.holders = holders = delivery.holders - 1
         if not holders:
             del self._held[delivery]
@@ -143,6 +165,7 @@ class Mailboxes:
     def put_back(self, channel: str, message: Message, now: float) -> None:
         """Hold a message again that was taken (and acknowledged), ahead of all others."""
         box = self.box(channel)
+        self._counts.copies += 1
         # It came before those that come after it; when exactly is not known any more.
         arrived = box.queue[0].arrived if box.queue else now
         delivery = Delivery(NOWHERE, 0, arrived, b"", message)
@@ -160,7 +183,7 @@ class Mailboxes:
         if oldest is None or oldest > limit:
             return Counter()
         expired = takewhile(lambda delivery: delivery.arrived <= limit, self._held)
-        return self._drop("local_expiry", list(expired))
+        return self._drop(LOCAL_EXPIRY, list(expired))
 
     @property
     def oldest(self) -> float | None:
@@ -180,11 +203,11 @@ class Mailboxes:
         if self.full and limit != self._laggards.limit:
             self._laggards = Laggards(self._boxes, limit)
         while self.full and (delivery := self._laggards.next_to_drop(in_groups)):
-            dropped += self._drop("local_capacity", [delivery])
+            dropped += self._drop(LOCAL_CAPACITY, [delivery])
         # What is left from earlier connections is in no window: without this, each reconnection
         # could add a window's worth.
         if (excess := len(self._held) - 2 * self._capacity) > 0:
-            dropped += self._drop("local_capacity", list(islice(self._held, excess)))
+            dropped += self._drop(LOCAL_CAPACITY, list(islice(self._held, excess)))
         return dropped
 
     def fullest(self, count: int = 3) -> list[tuple[str, int]]:
@@ -205,9 +228,10 @@ class Mailboxes:
             boxes.update(used)
         self._sweep_at = _FEW + 2 * len(used)
 
-    def clear(self) -> None:
+    def clear(self, why: str = FLUSH) -> None:
         """Hold nothing; those who wait go on."""
         for box in self._boxes.values():
+            self._counts.drop(why, len(box.queue))
             while box.queue:
                 self._release(box.queue.popleft())
 
@@ -219,7 +243,6 @@ class Mailboxes:
     def take_over(self, other: Mailboxes) -> None:
         """Take the messages of another, and leave it only those who wait."""
         self._held, other._held = other._held, {}
-        self.dropped += other.dropped
         for delivery in self._held:
             # Its connection ends, and belongs to another thread perhaps: nothing to acknowledge.
             delivery.source = NOWHERE
@@ -233,7 +256,7 @@ class Mailboxes:
             queue = self.box(name).queue
             while cap is not None and len(queue) > cap:
                 self._release(queue.popleft())
-                self.dropped["channel_capacity"] += 1
+                self._counts.drop(CHANNEL_CAPACITY)
                 self._warn_capped(
                     "channel_capacity (%d) dropped the oldest message of %s", cap, name
                 )
@@ -254,5 +277,5 @@ class Mailboxes:
                     dropped[name] += 1
                     self._release(delivery)
         if dropped:
-            self.dropped[why] += dropped.total()
+            self._counts.drop(why, dropped.total())
         return dropped

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from ..config.options import Options
 from ..wire.encryption import CLOCKS_DIFFER
 from ..wire.messages import Envelope, Message
+from .counts import CLOSE, FLUSH, LOCAL_EXPIRY, Counts
 from .groups import Memberships
 from .mailbox import NOWHERE, Delivery, Mailbox
 from .mailboxes import Mailboxes
@@ -31,16 +32,24 @@ def _lifetime_of_requests(options: Options) -> float:
 class LocalState:
     """Unread messages, memberships of groups, and those who wait."""
 
-    def __init__(self, options: Options, decode: Callable[[bytes], Envelope]) -> None:
+    def __init__(
+        self,
+        options: Options,
+        decode: Callable[[bytes], Envelope],
+        counts: Counts | None = None,
+    ) -> None:
+        #: What was counted. It is the next one's, too.
+        self.counts = Counts() if counts is None else counts
         self.mailboxes = Mailboxes(
             options.local_capacity,
             options.local_expiry,
             decode,
             cap=options.own_capacity_of if options.channel_capacity else None,
+            counts=self.counts,
         )
         #: Of the process's own channels.
         self.memberships = Memberships(options.group_expiry)
-        self.normal = NormalMailboxes(options.local_expiry)
+        self.normal = NormalMailboxes(options.local_expiry, self.counts)
         #: Of normal channels, as far as this process made them.
         self.normal_memberships = Memberships()
         #: What other processes asked this one to change.
@@ -69,6 +78,13 @@ class LocalState:
         self.normal_memberships.take_over(other.normal_memberships)
         self.served.take_over(other.served)
 
+    def close(self) -> None:
+        """Hold nothing any more: the layer is closed, and nobody receives."""
+        self.mailboxes.clear(CLOSE)
+        self.normal.clear(CLOSE)
+        self.memberships.clear()
+        self.normal_memberships.clear()
+
     def fail_waiters(self, error: Exception) -> None:
         """Wake everyone who waits, with an error."""
         self.mailboxes.fail_waiters(error)
@@ -82,8 +98,9 @@ class NormalMailboxes:
     was consumed for was cancelled meanwhile. Decisions only: no I/O, no clock.
     """
 
-    def __init__(self, expiry: float) -> None:
+    def __init__(self, expiry: float, counts: Counts | None = None) -> None:
         self._expiry = expiry
+        self._counts = Counts() if counts is None else counts
         self._boxes: dict[str, Mailbox] = {}
         #: When each channel was last sent to or received from.
         self._used: dict[str, float] = {}
@@ -91,6 +108,11 @@ class NormalMailboxes:
 
     def __repr__(self) -> str:
         return f"<NormalMailboxes: {len(self._used)} used>"
+
+    @property
+    def unread(self) -> int:
+        """The number of messages held. May be asked for on any thread."""
+        return sum([len(box.queue) for box in list(self._boxes.values())])
 
     @property
     def unused(self) -> bool:
@@ -136,12 +158,14 @@ class NormalMailboxes:
     def hold(self, channel: str, message: Message, body: bytes, now: float) -> None:
         """Hold a message, and wake the one that has waited longest."""
         box = self.box(channel)
+        self._counts.copies += 1
         box.hold(Delivery(NOWHERE, 0, now, body, message))
         box.wake()
 
     def put_back(self, channel: str, message: Message, body: bytes, now: float) -> None:
         """Hold a message again that was taken, ahead of all others."""
         box = self.box(channel)
+        self._counts.copies += 1
         box.hold(Delivery(NOWHERE, 0, now, body, message), first=True)
         box.wake()
 
@@ -150,17 +174,20 @@ class NormalMailboxes:
         queue = box.queue
         while queue and queue[0].arrived <= now - self._expiry:
             queue.popleft()
+            self._counts.drop(LOCAL_EXPIRY)
         return bool(queue)
 
     def take(self, box: Mailbox) -> Message:
         """Give the oldest message of a mailbox that is ready."""
         message = box.queue.popleft().message
+        self._counts.delivered += 1
         return {} if message is None else message
 
     def take_all(self, now: float) -> Iterator[tuple[str, Delivery]]:
-        """Give, and hold no more, all messages that have not expired."""
+        """Give, and hold no more, all messages that have not expired: they go back to RabbitMQ."""
         for box in self._boxes.values():
             while self.ready(box, now):
+                self._counts.given_back += 1
                 yield box.name, box.queue.popleft()
 
     def fail_waiters(self, error: Exception, channel: str | None = None) -> None:
@@ -169,9 +196,10 @@ class NormalMailboxes:
             if channel is None or box.name == channel:
                 box.fail_waiters(error)
 
-    def clear(self) -> None:
+    def clear(self, why: str = FLUSH) -> None:
         """Hold nothing; those who wait go on."""
         for box in self._boxes.values():
+            self._counts.drop(why, len(box.queue))
             box.queue.clear()
 
     def take_over(self, other: NormalMailboxes) -> None:

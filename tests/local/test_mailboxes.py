@@ -552,7 +552,9 @@ class MailboxesMachine(RuleBasedStateMachine):
         for name in names:
             self.queues[name].append(entry)
             self.waiting.discard(name)
-        self.copies += len(names)
+        self.copies += len(names) or 1
+        if not names:
+            self.dropped["no_receiver"] += 1
 
     @staticmethod
     def message(serial: int) -> Message:
@@ -649,7 +651,7 @@ class MailboxesMachine(RuleBasedStateMachine):
     def flush(self) -> None:
         self.mailboxes.clear()
         for queue in self.queues.values():
-            self.copies -= len(queue)
+            self.dropped["flush"] += len(queue)
             queue.clear()
 
     @rule()

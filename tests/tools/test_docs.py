@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import dataclasses
 import importlib
 import inspect
 import re
@@ -22,6 +23,8 @@ from channels_rabbitmq.broker import recovery
 from channels_rabbitmq.config import url
 from channels_rabbitmq.config.options import DEFAULT_HOST, OPTIONS, Options
 from channels_rabbitmq.core import RabbitmqChannelLayer
+from channels_rabbitmq.local.counts import CAUSES
+from channels_rabbitmq.statistics import Statistics
 from channels_rabbitmq.wire.messages import GROUP_KEY
 from channels_rabbitmq.wire.serializers import make_codec
 from tests.helpers.pages import README, ROOT, literals, read, run, snippet, snippets, table
@@ -213,6 +216,15 @@ def test_every_method_is_documented() -> None:
         for text in literals(row[0])
     }
     assert heads <= public
+
+
+def test_every_number_is_documented() -> None:
+    """The page on monitoring has every field of the statistics, every cause, and no other."""
+    rows = table("docs/monitoring.rst", "statistics-table")
+    fields = [field.name for field in dataclasses.fields(Statistics)]
+    assert sorted(name for row in rows for name in literals(row[0])) == sorted(fields)
+    causes = [row[0].astext() for row in table("docs/monitoring.rst", "causes-table")]
+    assert causes == list(CAUSES)
 
 
 # Snippets

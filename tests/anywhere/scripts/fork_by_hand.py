@@ -18,6 +18,8 @@ def child(parents_channel: str, parents_queue: str) -> None:
     """What the child does: it has a life of its own, and writes to its parent."""
     assert sockets() == 0
     assert layer.queue_name != parents_queue
+    assert not layer.statistics().connected
+    assert layer.statistics().published == layer.statistics().received == 0
     channel = async_to_sync(layer.new_channel)()
     async_to_sync(layer.group_add)("both", channel)
     async_to_sync(layer.send)(channel, {"to": "myself"})
@@ -27,6 +29,9 @@ def child(parents_channel: str, parents_queue: str) -> None:
     async_to_sync(layer.send)(parents_channel, {"queue": layer.queue_name})
     async_to_sync(layer.group_send)("both", {"to": "both"})
     assert async_to_sync(layer.receive)(channel) == {"to": "both"}
+    statistics = layer.statistics()
+    assert statistics.connected
+    assert (statistics.published, statistics.delivered, statistics.reconnections) == (3, 2, 0)
     assert sockets() == 1
     assert owner_threads() == 1
 
