@@ -21,7 +21,7 @@ from .amqp import carehare
 from .amqp.calls import Calls
 from .amqp.channel import Channel
 from .amqp.connect import connect
-from .amqp.consumer import CONSUMER_TAG, Delivery, QueueConsumer
+from .amqp.consumer import Delivery, QueueConsumer
 from .amqp.frames import FRAME_OVERHEAD, NO_PROPERTIES, Method
 from .amqp.futures import follow, retrieve, without_result
 from .amqp.protocol import Protocol
@@ -191,7 +191,7 @@ class Connection(carehare.Connection):
         with _plain_errors("the consumer"):
             # pamqp checks the name too.
             consume = pamqp.commands.Basic.Consume(
-                queue=queue_name, consumer_tag=CONSUMER_TAG, arguments=arguments
+                queue=queue_name, consumer_tag=self.protocol.consumer_tag, arguments=arguments
             )
             size = _METHOD_ID_SIZE + len(consume.marshal())
         self._require_fits("the consumer", size)

@@ -19,6 +19,7 @@ from channels.layers import BaseChannelLayer, get_channel_layer
 from django.core.exceptions import ImproperlyConfigured
 
 from .amqp.futures import retrieve
+from .amqp.log import NamedLogger
 from .config.options import DEFAULT_HOST, Config, Options, OtherOptions
 from .connection import Connection
 from .errors import (
@@ -118,7 +119,9 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         self.group_expiry = self.options.group_expiry
         self._owner = Owner(self.options, codec)
         self._encode = codec.encode
-        self._warn_group_send = RateLimitedWarning(logger)
+        self._warn_group_send = RateLimitedWarning(
+            NamedLogger(logger, self.options.connection_name)
+        )
         #: What :attr:`current_connection` gave last: one object for each connection, whoever asks.
         self._connection: Connection | None = None
         # The owner must not refer to the layer, which would never be collected then.
@@ -132,6 +135,11 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
     def queue_name(self) -> str:
         """The process's queue: what its channel names have before the exclamation mark."""
         return self._owner.names.newest
+
+    @property
+    def connection_name(self) -> str:
+        """What log lines, RabbitMQ's management and its list of consumers call the connection."""
+        return str(self.options.connection_name)
 
     # Channels
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
+
+from .amqp.log import NamedLogger
 
 
 class RateLimitedWarning:
@@ -12,12 +13,12 @@ class RateLimitedWarning:
 
     def __init__(
         self,
-        logger: logging.Logger,
+        log: NamedLogger,
         *,
         interval: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._logger = logger
+        self._log = log
         self._interval = interval
         self._clock = clock
         #: When one was last logged; None before the first.
@@ -40,4 +41,4 @@ class RateLimitedWarning:
             args = (*args, self._left_out)
         self._last = now
         self._left_out = 0
-        self._logger.warning(text, *args)
+        self._log.warning(text, *args)

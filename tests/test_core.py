@@ -181,7 +181,7 @@ async def test_why_a_message_was_not_taken(
     assert isinstance(caught.value, NotConnected) != isinstance(error, ServerSentNack)
     with caplog.at_level(logging.WARNING, "channels_rabbitmq.core"):
         await layer.group_send("room", {"n": 1})
-    assert caplog.messages == [warning]
+    assert caplog.messages == [f"[{layer.connection_name}] {warning}"]
 
 
 @pytest.mark.parametrize(

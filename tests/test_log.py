@@ -6,6 +6,7 @@ import logging
 
 import pytest
 
+from channels_rabbitmq.amqp.log import NamedLogger
 from channels_rabbitmq.log import RateLimitedWarning
 
 
@@ -28,7 +29,7 @@ def clock() -> Clock:
 @pytest.fixture
 def warn(clock: Clock) -> RateLimitedWarning:
     """A warning, at most every ten seconds."""
-    return RateLimitedWarning(logging.getLogger("test"), interval=10, clock=clock)
+    return RateLimitedWarning(NamedLogger(logging.getLogger("test")), interval=10, clock=clock)
 
 
 def test_first_is_logged_at_once(
@@ -63,7 +64,7 @@ def test_many_are_counted(
 
 def test_default_clock_runs(caplog: pytest.LogCaptureFixture) -> None:
     """By default real time counts, so that two warnings in a row are one."""
-    warn = RateLimitedWarning(logging.getLogger("test"))
+    warn = RateLimitedWarning(NamedLogger(logging.getLogger("test")))
     warn("one")
     warn("two")
 

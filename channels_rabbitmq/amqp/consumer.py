@@ -15,10 +15,7 @@ from .errors import ChannelClosed
 from .futures import follow, retrieve
 from .protocol import Protocol
 
-__all__ = ["CONSUMER_TAG", "Delivery", "QueueConsumer"]
-
-#: What RabbitMQ shows for the consumer: as version 4.0.1 had it. Tags are unique per channel only.
-CONSUMER_TAG = "carehare"
+__all__ = ["Delivery", "QueueConsumer"]
 
 #: A message's body, and the delivery tag to acknowledge it by.
 Delivery = tuple[bytes, int]

@@ -41,6 +41,7 @@ from .frames import (
     encode_start_ok,
 )
 from .futures import retrieve
+from .log import NamedLogger
 from .state import CONNECTION_MOVES, ConnectionState, StateMachine
 from .text import printable
 
@@ -66,6 +67,9 @@ _MOST_PIECES = 128
 #: there would have been, and what is so by then.
 _MOST_ALARMS = 4
 _ALARM_INTERVAL = 10.0
+
+#: A consumer's tag has at most 255 bytes; some are left to tell those of one connection apart.
+_MOST_TAG = 240
 
 _CAPABILITIES = {
     "authentication_failure_close": True,
@@ -93,12 +97,17 @@ class Protocol(asyncio.Protocol):
         endpoint: Endpoint,
         loop: asyncio.AbstractEventLoop,
         counts: ByteCounts | None = None,
+        *,
+        name: str = "",
     ) -> None:
         #: The event loop that all of it runs on.
         self.loop = loop
         #: Where it connects to, and as whom.
         self.endpoint = endpoint
-        self._state = StateMachine("connection", CONNECTION_MOVES, ConnectionState.CONNECTING)
+        #: What it is called in RabbitMQ's management and in log lines; empty for nothing.
+        self.name = name
+        self._log = NamedLogger(logger, name)
+        self._state = StateMachine("connection", CONNECTION_MOVES, ConnectionState.CONNECTING, name)
         #: Done once the server accepted us; fails if it did not.
         self.opened: asyncio.Future[None] = loop.create_future()
         #: Done once the socket is closed; fails unless we closed it.
@@ -182,6 +191,11 @@ class Protocol(asyncio.Protocol):
     def usable(self) -> bool:
         """Whether a publish would go out at once: the socket takes more, and so does RabbitMQ."""
         return self._resumed is None and self.blocked is None
+
+    @property
+    def consumer_tag(self) -> str:
+        """What the tags of its consumers begin with: the name, as far as a tag holds it."""
+        return self.name[-_MOST_TAG:] or "channels_rabbitmq"
 
     async def wait_writable(self) -> None:
         """Wait until the socket takes more, or the connection ended."""
@@ -333,7 +347,7 @@ class Protocol(asyncio.Protocol):
             self.abort(err)
         except Exception as err:
             # Frames after this one cannot be trusted to be handled: better a new connection.
-            logger.exception("Handling a frame failed; giving the connection up")
+            self._log.exception("Handling a frame failed; giving the connection up")
             self.abort(err)
 
     def eof_received(self) -> bool:
@@ -480,9 +494,9 @@ class Protocol(asyncio.Protocol):
 
     def _log_alarm(self, changes: str) -> None:
         if self.blocked is None:
-            logger.info("RabbitMQ takes publishes again%s", changes)
+            self._log.info("RabbitMQ takes publishes again%s", changes)
         else:
-            logger.warning("RabbitMQ takes no publishes: %s%s", self.blocked, changes)
+            self._log.warning("RabbitMQ takes no publishes: %s%s", self.blocked, changes)
 
     def _close_transport(self) -> None:
         if self._transport is not None:
@@ -508,6 +522,8 @@ class Protocol(asyncio.Protocol):
             "platform": f"Python {platform.python_version()}",
             "capabilities": dict(_CAPABILITIES),
         }
+        if self.name:
+            properties["connection_name"] = self.name
         self.write(encode_start_ok(properties, mechanism, self._credentials(mechanism)))
 
     def _credentials(self, mechanism: str) -> bytes:

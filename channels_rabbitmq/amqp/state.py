@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Generic, TypeVar
 
 from .errors import IllegalTransition
+from .log import NamedLogger
 
 __all__ = ["CONNECTION_MOVES", "ConnectionState", "StateMachine"]
 
@@ -23,10 +24,13 @@ logger = logging.getLogger(__name__)
 class StateMachine(Generic[S]):
     """The state of one role, which changes along the role's table only."""
 
-    __slots__ = ("_moves", "_role", "state")
+    __slots__ = ("_log", "_moves", "_role", "state")
 
-    def __init__(self, role: str, moves: Mapping[S, Collection[S]], initial: S) -> None:
+    def __init__(
+        self, role: str, moves: Mapping[S, Collection[S]], initial: S, name: object = ""
+    ) -> None:
         self._role = role
+        self._log = NamedLogger(logger, name)
         self._moves = moves
         #: The present state. Read it anywhere; :meth:`move` alone sets it.
         self.state = initial
@@ -40,7 +44,7 @@ class StateMachine(Generic[S]):
             raise IllegalTransition(
                 f"{self._role}: cannot move from {self.state.value!r} to {state.value!r}"
             )
-        logger.debug("%s: %s -> %s", self._role, self.state.value, state.value)
+        self._log.debug("%s: %s -> %s", self._role, self.state.value, state.value)
         self.state = state
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from ..amqp.log import NamedLogger
 from ..config.options import Options
 from ..errors import AmqpError, NotConnected
 from ..local.background import Background
@@ -39,7 +40,8 @@ class EarlierQueues:
         self._state = state
         self._recovery = recovery
         self._loop = loop
-        self._background = Background(loop)
+        self._background = Background(loop, options.connection_name)
+        self._log = NamedLogger(logger, options.connection_name)
         #: The task that looks after them on the live topology, while any is kept.
         self._task: asyncio.Task[None] | None = None
         #: Set as one is back, and made anew.
@@ -110,7 +112,7 @@ class EarlierQueues:
                         return
                     continue  # locked, mostly; whatever it is may pass
                 if queue_name in names.away:
-                    logger.info("RabbitMQ released queue %s", queue_name)
+                    self._log.info("RabbitMQ released queue %s", queue_name)
                 held.add(queue_name)
                 names.away.discard(queue_name)
             self._news.set()

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 
 from ..amqp.futures import Deadlines
+from ..amqp.log import NamedLogger
 from ..config.options import Options
 from ..errors import AmqpError, LoopEnded
 from ..local.background import Background
@@ -47,10 +48,10 @@ class Groups:
         self._retired = False
         #: For those who wait for a binding.
         self._deadlines = Deadlines(loop, options.send_timeout)
-        self._timers = Background(loop)
+        self._timers = Background(loop, options.connection_name)
         #: Whether a timer runs for the membership that ends next.
         self._watches_expiry = False
-        self._warn_binding = RateLimitedWarning(logger)
+        self._warn_binding = RateLimitedWarning(NamedLogger(logger, options.connection_name))
         self._watch_expiry()
 
     def routing_keys(self) -> Iterator[str]:

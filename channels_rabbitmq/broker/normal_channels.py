@@ -23,6 +23,7 @@ from channels.exceptions import ChannelFull
 from ..amqp.channel import Channel, OnOversized
 from ..amqp.frames import Method
 from ..amqp.futures import retrieve
+from ..amqp.log import NamedLogger
 from ..config.options import Options
 from ..errors import (
     AmqpError,
@@ -103,13 +104,14 @@ class NormalChannels:
         self._consumers: dict[str, OnDemandConsumer] = {}
         #: Channels whose consumer is being made.
         self._starting: set[str] = set()
-        self._background = Background(self._loop)
+        self._background = Background(self._loop, options.connection_name)
         #: Whether a timer runs for binding again what is in groups.
         self._renews_groups = False
-        self._warn_refused = RateLimitedWarning(logger)
-        self._warn_not_bound = RateLimitedWarning(logger)
-        self._warn_still_bound = RateLimitedWarning(logger)
-        self._warn_binding_refused = RateLimitedWarning(logger)
+        log = NamedLogger(logger, options.connection_name)
+        self._warn_refused = RateLimitedWarning(log)
+        self._warn_not_bound = RateLimitedWarning(log)
+        self._warn_still_bound = RateLimitedWarning(log)
+        self._warn_binding_refused = RateLimitedWarning(log)
 
     # The topology comes and goes
 
@@ -249,7 +251,8 @@ class NormalChannels:
             max_body=self._options.max_message_size,
             on_oversized=self._on_oversized,
         )
-        return OnDemandConsumer(amqp_channel, queue_name(self._options.prefix, name))
+        queue = queue_name(self._options.prefix, name)
+        return OnDemandConsumer(amqp_channel, queue, topology.protocol.consumer_tag)
 
     def _consumer_closed(self, name: str, amqp_channel: Channel, reason: Exception | None) -> None:
         consumer = self._consumers.get(name)

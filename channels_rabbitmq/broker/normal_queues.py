@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pamqp.commands
 
+from ..amqp.log import NamedLogger
 from ..config.options import Options
 from ..errors import AmqpError, NotConnected, NotFound, PreconditionFailed
 from ..local.background import Background
@@ -73,7 +74,8 @@ class NormalQueues:
         self._declaring: dict[str, asyncio.Task[None]] = {}
         #: Channels whose queues were there with other arguments.
         self._foreign: set[str] = set()
-        self._tasks = Background(loop)
+        self._tasks = Background(loop, options.connection_name)
+        self._log = NamedLogger(logger, options.connection_name)
 
     async def ensure(self, topology: Topology, name: str, not_before: float | None = None) -> None:
         """Declare the queue of a channel, unless that was done a short while ago.
@@ -119,7 +121,7 @@ class NormalQueues:
                 ) from None
             except PreconditionFailed:
                 self._foreign.add(name)
-                logger.warning(
+                self._log.warning(
                     "Queue %s has other arguments than the options ask for; it is used as it is",
                     queue,
                 )

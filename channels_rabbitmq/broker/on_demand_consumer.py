@@ -19,13 +19,15 @@ class OnDemandConsumer:
     only once it was confirmed, and each one has a new tag.
     """
 
-    def __init__(self, amqp_channel: Channel, queue: str) -> None:
+    def __init__(self, amqp_channel: Channel, queue: str, tag: str) -> None:
         self.amqp_channel = amqp_channel
         self._queue = queue
+        #: What the tags of its consumers begin with.
+        self._tag_start = tag
         self._wanted = False
         #: ``basic.consume`` was sent, and no ``basic.cancel`` after it.
         self._consuming = False
-        #: How many consumers there were; the number of the last one is its tag.
+        #: How many consumers there were; the number of the last one ends its tag.
         self._consumers = 0
         #: The answer to what was sent last.
         self._reply = self._call(pamqp.commands.Basic.Qos(prefetch_count=1))
@@ -52,12 +54,16 @@ class OnDemandConsumer:
             self._consumers += 1
             self._consuming = True
             self._reply = self._call(
-                pamqp.commands.Basic.Consume(queue=self._queue, consumer_tag=str(self._consumers))
+                pamqp.commands.Basic.Consume(queue=self._queue, consumer_tag=self._tag)
             )
             self._reply.add_done_callback(lambda _: self._follow())
         elif self._reply.done():
             self._consuming = False
-            self._reply = self._call(pamqp.commands.Basic.Cancel(consumer_tag=str(self._consumers)))
+            self._reply = self._call(pamqp.commands.Basic.Cancel(consumer_tag=self._tag))
+
+    @property
+    def _tag(self) -> str:
+        return f"{self._tag_start}.{self._consumers}"
 
     def _call(self, method: Method) -> asyncio.Future[Method]:
         # An error ends the AMQP channel, which is handled there.

@@ -25,6 +25,7 @@ from functools import partial
 from channels.exceptions import StopConsumer
 
 from ..amqp.futures import retrieve
+from ..amqp.log import NamedLogger
 from ..config.options import Options
 from ..errors import (
     AmqpError,
@@ -177,13 +178,14 @@ class Peers:
             1, min(NAMES_PER_PART, (options.max_message_size - _OTHER_BYTES) // _NAME_BYTES)
         )
         self._probe = self._encode(PROBE, {})
-        self._background = Background(self._loop)
+        self._background = Background(self._loop, options.connection_name)
         #: Whether it was told that the exchange is refused.
         self._told_refused = False
-        self._warn = RateLimitedWarning(logger)
-        self._warn_answer = RateLimitedWarning(logger)
-        self._warn_repeats = RateLimitedWarning(logger)
-        self._warn_unanswered = RateLimitedWarning(logger)
+        self._log = NamedLogger(logger, options.connection_name)
+        self._warn = RateLimitedWarning(self._log)
+        self._warn_answer = RateLimitedWarning(self._log)
+        self._warn_repeats = RateLimitedWarning(self._log)
+        self._warn_unanswered = RateLimitedWarning(self._log)
 
     async def topology_starting(self, topology: Topology) -> None:
         """Bind the queue to the exchange, and publish a hello to the processes that ask.
@@ -236,7 +238,7 @@ class Peers:
     def _tell_refused(self, exchange: str, reason: str) -> None:
         if not self._told_refused:
             self._told_refused = True
-            logger.warning(
+            self._log.warning(
                 "flush(), group_members() and groups of other processes' channels are off: "
                 "RabbitMQ refuses exchange %s: %s",
                 exchange,

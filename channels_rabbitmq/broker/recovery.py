@@ -23,6 +23,7 @@ from channels.exceptions import StopConsumer
 from ..amqp.channel import Channel
 from ..amqp.connect import connect, resolve
 from ..amqp.endpoint import Endpoint
+from ..amqp.log import NamedLogger
 from ..amqp.protocol import Protocol
 from ..amqp.state import StateMachine
 from ..config.options import Options
@@ -147,7 +148,10 @@ class Recovery:
             names.newest, options.remote_capacity + options.local_capacity, options.expiry
         )
         self._loop = asyncio.get_running_loop()
-        self._state = StateMachine("recovery", RECOVERY_MOVES, RecoveryState.CONNECTING)
+        self._log = NamedLogger(logger, options.connection_name)
+        self._state = StateMachine(
+            "recovery", RECOVERY_MOVES, RecoveryState.CONNECTING, options.connection_name
+        )
         #: The live topology. None in all states but LIVE and, until the loop runs again, CUT.
         self.topology: Topology | None = None
         self._outage = Outage(options.send_timeout)
@@ -164,8 +168,8 @@ class Recovery:
         self._delays = delays(options.max_reconnect_delay)
         #: Seconds from the end of the latest attempt, or connection, to the next attempt.
         self._delay = 0.0
-        self._warn_failed = RateLimitedWarning(logger)
-        self._warn_lost = RateLimitedWarning(logger)
+        self._warn_failed = RateLimitedWarning(self._log)
+        self._warn_lost = RateLimitedWarning(self._log)
         self._task = self._loop.create_task(self._run())
         self._task.add_done_callback(self._task_done)
 
@@ -350,7 +354,12 @@ class Recovery:
         """Try every address once, in random order; use the first topology that starts."""
         candidates, failures = await self._resolve()
         for endpoint, address in candidates:
-            protocol = self._protocol = Protocol(endpoint, self._loop, self._counts.bytes)
+            protocol = self._protocol = Protocol(
+                endpoint,
+                self._loop,
+                self._counts.bytes,
+                name=str(self._options.connection_name),
+            )
             try:
                 await connect(protocol, address)
                 topology = Topology(
@@ -369,7 +378,7 @@ class Recovery:
                 protocol.abort()
                 failures.append(f"{endpoint}: {describe(err)}")
                 if not is_retryable(err):
-                    logger.exception("A bug in channels_rabbitmq; connecting again")
+                    self._log.exception("A bug in channels_rabbitmq; connecting again")
             else:
                 await self._use(topology)
                 return
@@ -411,7 +420,7 @@ class Recovery:
             self._tell(self._listener.topology_ended)
         if self.state is RecoveryState.CONNECTING:
             if reason is None:
-                logger.info("The connection to RabbitMQ was closed; connecting again")
+                self._log.info("The connection to RabbitMQ was closed; connecting again")
             else:
                 self._warn_lost(
                     "Lost RabbitMQ; connecting again in %.1f s. %s", self._delay, describe(reason)
@@ -427,7 +436,7 @@ class Recovery:
         self._end_outage()
         _finish(self._waiters, None)
         _finish(self._patient_waiters, None)
-        logger.info("Connected to RabbitMQ at %s", topology.protocol.endpoint)
+        self._log.info("Connected to RabbitMQ at %s", topology.protocol.endpoint)
         topology.bind_only(self._listener.routing_keys())  # some came or went meanwhile
         self._tell(partial(self._listener.topology_started, topology))
 
@@ -436,6 +445,6 @@ class Recovery:
         try:
             news()
         except Exception:
-            logger.exception("A bug in channels_rabbitmq; connecting again")
+            self._log.exception("A bug in channels_rabbitmq; connecting again")
             if self._protocol is not None:
                 self._protocol.abort()

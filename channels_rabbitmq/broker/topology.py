@@ -15,6 +15,7 @@ from ..amqp.channel import NO_LIMIT, Channel, OnDelivery, OnOversized
 from ..amqp.counts import PublishCounts
 from ..amqp.frames import Method
 from ..amqp.futures import Shared, retrieve
+from ..amqp.log import NamedLogger
 from ..amqp.protocol import Protocol
 from ..config.options import Options
 from ..errors import (
@@ -65,9 +66,6 @@ _BINDING_PATIENCE = 1.0
 #: deliveries, and one each for calls, for a normal channel's consumer and for users' publishes.
 LEAST_CHANNELS = 7
 
-#: The tag of the process's consumer. One is enough: it has an AMQP channel of its own.
-_CONSUMER_TAG = "channels_rabbitmq"
-
 
 class Topology:
     """The layer's AMQP objects on one connection, from :meth:`start` until :attr:`ended`.
@@ -98,6 +96,7 @@ class Topology:
         #: For what concerns other queues than the process's own: an error stays with its call.
         self.calls = Calls(protocol)
         self._options = options
+        self._log = NamedLogger(logger, options.connection_name)
         self._names = names
         #: What is sent through the groups exchange to hear whether anything comes. None where the
         #: user may not publish there.
@@ -114,7 +113,7 @@ class Topology:
         self._loop = protocol.loop
         #: Done once the topology is of no more use; gives why, or None if the user closed it.
         self.ended: asyncio.Future[Exception | None] = self._loop.create_future()
-        self._timers = Background(self._loop)
+        self._timers = Background(self._loop, options.connection_name)
         #: Whether a timer runs for late confirms.
         self._watches_confirms = False
         #: The largest message that RabbitMQ takes, once it has refused a larger one.
@@ -173,7 +172,7 @@ class Topology:
         await self._declare_queue()
         prefetched = self._consumer.call(self._prefetch())
         consume = pamqp.commands.Basic.Consume(
-            queue=self._queue_name, consumer_tag=_CONSUMER_TAG, exclusive=True
+            queue=self._queue_name, consumer_tag=self.protocol.consumer_tag, exclusive=True
         )
         consumes = self._consumer.call(consume)
         if self._probe is not None:
@@ -219,12 +218,12 @@ class Topology:
             except ResourceLocked:
                 if self._loop.time() >= due:
                     break
-                logger.info("Waiting for RabbitMQ to release queue %s", self._queue_name)
+                self._log.info("Waiting for RabbitMQ to release queue %s", self._queue_name)
             await asyncio.sleep(delay)
             delay = min(2 * delay, longest)
         locked = self._queue_name
         self._queue_name = self._names.take_another(self._loop.time())
-        logger.info("RabbitMQ keeps queue %s locked; using %s too", locked, self._queue_name)
+        self._log.info("RabbitMQ keeps queue %s locked; using %s too", locked, self._queue_name)
         await self._answer(self.calls.run(self._declaration(self._queue_name)))
 
     def _declaration(self, queue_name: str) -> Method:
@@ -281,7 +280,7 @@ class Topology:
         else:
             return False
         self._max_body = min(self._max_body, limit)
-        logger.warning(
+        self._log.warning(
             "RabbitMQ refused a message: its max_message_size is %d; that of the layer is %d",
             limit,
             self._options.max_message_size,
@@ -484,7 +483,7 @@ class Topology:
         declared = await self._answer(self.calls.run(self._declaration(queue_name)))
         if isinstance(declared, pamqp.commands.Queue.DeclareOk) and not declared.consumer_count:
             self._consumers += 1
-            tag = self._earlier[queue_name] = f"{_CONSUMER_TAG}.{self._consumers}"
+            tag = self._earlier[queue_name] = f"{self.protocol.consumer_tag}.{self._consumers}"
             consume = pamqp.commands.Basic.Consume(
                 queue=queue_name, consumer_tag=tag, exclusive=True
             )

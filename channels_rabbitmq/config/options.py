@@ -20,6 +20,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ..amqp.endpoint import Endpoint
 from . import parsers, tls
+from .connection_name import ConnectionName
 from .hints import HINTS
 from .parsers import Hook
 from .url import InvalidUrl, parse
@@ -90,6 +91,12 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
             parsers.flag,
             "whether group_send() raises NotConnected where RabbitMQ did not take the message",
         ),
+        "connection_name": Option(
+            None,
+            parsers.connection_name,
+            "what logs and RabbitMQ's management call the connection; "
+            "project, program, host and process id",
+        ),
         "max_message_size": Option(
             16 * 1024 * 1024,  # the limit of RabbitMQ 4
             parsers.whole(1, parsers.MOST_MESSAGE_BYTES),
@@ -150,6 +157,7 @@ class OtherOptions(TypedDict, total=False):
     send_timeout: float
     max_reconnect_delay: float
     group_send_raises: bool
+    connection_name: str | None
     max_message_size: int
     prefix: str
     group_expiry: int
@@ -182,6 +190,7 @@ class Options:
     send_timeout: float
     max_reconnect_delay: float
     group_send_raises: bool
+    connection_name: ConnectionName
     max_message_size: int
     prefix: str
     group_expiry: int

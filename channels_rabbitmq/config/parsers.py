@@ -15,6 +15,7 @@ from typing import TypeGuard
 from django.core.exceptions import ImproperlyConfigured
 
 from . import tls
+from .connection_name import ConnectionName
 
 # RabbitMQ keeps an expiry in milliseconds and takes no more than 32 bits of them.
 LEAST_SECONDS = 0.001
@@ -30,6 +31,9 @@ MOST_PREFIX = 255 - len("asgi.channel::") - 200
 _PREFIX = re.compile(rf"[A-Za-z0-9_.-]{{0,{MOST_PREFIX}}}", re.ASCII)
 # AMQP 0-9-1's exchange-name, with the characters that RabbitMQ's users have besides.
 _EXCHANGE_NAME = re.compile(r"[A-Za-z0-9_.:@#,/ -]{1,127}")
+
+#: What a connection is called: printable ASCII, short enough to be in a consumer's tag.
+_CONNECTION_NAME = re.compile(r"[ -~]{1,200}")
 
 #: A hook: called without arguments, on the event loop that the connection lives on.
 Hook = Callable[[], "Awaitable[object] | object"]
@@ -139,6 +143,19 @@ def prefix(name: str, value: object) -> str:
             "into AMQP's 255 bytes."
         )
     return value
+
+
+def connection_name(name: str, value: object) -> ConnectionName:
+    """A name that is fit for logs and for consumers' tags, or None for the default."""
+    if value is None:
+        return ConnectionName()
+    if not isinstance(value, str):
+        raise _wrong(name, value, "a str or None")
+    if not _CONNECTION_NAME.fullmatch(value):
+        raise ImproperlyConfigured(
+            f"Option {name!r} must have 1 to 200 characters of printable ASCII."
+        )
+    return ConnectionName(value)
 
 
 def capacities(name: str, value: object) -> tuple[tuple[re.Pattern[str], int], ...]:

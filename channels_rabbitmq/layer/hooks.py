@@ -7,6 +7,7 @@ import inspect
 import logging
 from collections.abc import Awaitable
 
+from ..amqp.log import NamedLogger
 from ..config.options import Hook, Options
 from ..local.background import Background
 
@@ -20,7 +21,8 @@ class Hooks:
         self._options = options
         #: A connection was lost, and no other made since.
         self._lost = False
-        self._background = Background(asyncio.get_running_loop())
+        self._background = Background(asyncio.get_running_loop(), options.connection_name)
+        self._log = NamedLogger(logger, options.connection_name)
 
     def topology_ended(self) -> None:
         """The connection was lost."""
@@ -43,14 +45,13 @@ class Hooks:
         try:
             result = hook()
         except Exception:
-            logger.exception("%s raised an exception", name)
+            self._log.exception("%s raised an exception", name)
             return
         if inspect.isawaitable(result):
-            self._background.spawn(_finish(name, result))
+            self._background.spawn(self._finish(name, result))
 
-
-async def _finish(name: str, result: Awaitable[object]) -> None:
-    try:
-        await result
-    except Exception:
-        logger.exception("%s raised an exception", name)
+    async def _finish(self, name: str, result: Awaitable[object]) -> None:
+        try:
+            await result
+        except Exception:
+            self._log.exception("%s raised an exception", name)

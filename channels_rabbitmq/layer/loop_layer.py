@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator
 from functools import partial
 from typing import Protocol as Interface
 
+from ..amqp.log import NamedLogger
 from ..amqp.protocol import Protocol
 from ..broker.earlier_queues import EarlierQueues
 from ..broker.groups import Groups
@@ -87,7 +88,8 @@ class LoopLayer:
         self._on_late = on_late
         #: One for each kind of error.
         self._warn_bad_message: dict[type, RateLimitedWarning] = {}
-        self._warn_oversized = RateLimitedWarning(logger)
+        self._log = NamedLogger(logger, options.connection_name)
+        self._warn_oversized = RateLimitedWarning(self._log)
         self.recovery = Recovery(options, names, self, local.counts)
         self._probe_body = self.recovery.probe.body
         self.normal = NormalChannels(
@@ -293,7 +295,7 @@ class LoopLayer:
         source.ack(tag)
 
     def _warn_bad(self, body: bytes, error: BadMessage) -> None:
-        warn = self._warn_bad_message.setdefault(type(error), RateLimitedWarning(logger))
+        warn = self._warn_bad_message.setdefault(type(error), RateLimitedWarning(self._log))
         self._counts.drop_whole(BAD_MESSAGE)
         why = self._codec.explain(body, error)
         warn("Dropped %d bytes that are no message: %s", len(body), why)

@@ -102,6 +102,7 @@ class Owner:
 
     def __init__(self, options: Options, codec: Codec) -> None:
         self._options = options
+        options.connection_name.take_number()
         self.codec = codec
         self._begin(Ownership.UNOWNED)
         _owners.add(self)
@@ -113,7 +114,9 @@ class Owner:
         #: own thread to start, but for nothing else.
         self._lock = threading.RLock()
         self.names = QueueNames(self._options.prefix)
-        self._ownership = StateMachine("owner", OWNERSHIP_MOVES, ownership)
+        self._ownership = StateMachine(
+            "owner", OWNERSHIP_MOVES, ownership, self._options.connection_name
+        )
         #: The owning loop's. Set under the lock, and read without it: an old value is as good as
         #: a call that was made a moment ago, since it then fails with LoopEnded.
         self._loop_layer: LoopLayer | None = None

@@ -7,14 +7,17 @@ import logging
 from collections.abc import Callable, Coroutine
 from functools import partial
 
+from ..amqp.log import NamedLogger
+
 logger = logging.getLogger(__name__)
 
 
 class Background:
     """Tasks and timers of one owner. Its :meth:`cancel` leaves none of them behind."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: object = "") -> None:
         self._loop = loop
+        self._log = NamedLogger(logger, name)
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: set[asyncio.Handle] = set()
         self._cancelled = False
@@ -68,4 +71,4 @@ class Background:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, expected):
-            logger.error("A bug in channels_rabbitmq: a task failed", exc_info=error)
+            self._log.error("A bug in channels_rabbitmq: a task failed", error=error)

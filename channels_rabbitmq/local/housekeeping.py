@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 
+from ..amqp.log import NamedLogger
 from ..config.options import Options
 from ..log import RateLimitedWarning
 from .background import Background
@@ -32,16 +33,17 @@ class Housekeeping:
         self._mailboxes = state.mailboxes
         self._memberships = state.memberships
         self._loop = loop
-        self._timers = Background(loop)
+        self._timers = Background(loop, options.connection_name)
         self._running_time = RunningTime()
         self._ticking = False
         self._relief_scheduled = False
         #: What each channel has lost since the last warning of that.
         self._expired: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
-        self._warn_expired = RateLimitedWarning(logger, clock=loop.time)
-        self._warn_dropped = RateLimitedWarning(logger, clock=loop.time)
-        self._warn_back_pressure = RateLimitedWarning(logger, clock=loop.time)
+        log = NamedLogger(logger, options.connection_name)
+        self._warn_expired = RateLimitedWarning(log, clock=loop.time)
+        self._warn_dropped = RateLimitedWarning(log, clock=loop.time)
+        self._warn_back_pressure = RateLimitedWarning(log, clock=loop.time)
         if len(self._mailboxes):
             self._start_ticking()
         self._timers.call_later(SWEEP_EVERY, self._sweep)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable
 from heapq import nlargest
 from itertools import islice, takewhile
 
+from ..amqp.log import NamedLogger
 from ..log import RateLimitedWarning
 from ..wire.messages import Envelope, Message, decode, is_flat
 from .counts import (
@@ -56,13 +57,14 @@ class Mailboxes:
         *,
         cap: Callable[[str], int | None] | None = None,
         counts: Counts | None = None,
+        name: object = "",
     ) -> None:
         self._capacity = capacity
         self._expiry = expiry
         #: Decodes the body of a delivery again, for each further reader's own copy.
         self._decode = decode
         self._cap = cap
-        self._warn_capped = RateLimitedWarning(logger)
+        self._warn_capped = RateLimitedWarning(NamedLogger(logger, name))
         #: Every delivery that is not acknowledged, oldest first.
         self._held: dict[Delivery, None] = {}
         self._boxes: dict[str, Mailbox] = {}

@@ -46,6 +46,7 @@ class LocalState:
             decode,
             cap=options.own_capacity_of if options.channel_capacity else None,
             counts=self.counts,
+            name=options.connection_name,
         )
         #: Of the process's own channels.
         self.memberships = Memberships(options.group_expiry)

@@ -14,6 +14,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from channels_rabbitmq.amqp.endpoint import Endpoint
+from channels_rabbitmq.config.connection_name import ConnectionName
 from channels_rabbitmq.config.options import DEFAULT_HOST, OPTIONS, Config, Options
 from channels_rabbitmq.core import RabbitmqChannelLayer as Layer
 
@@ -64,6 +65,7 @@ class TestDefaults:
             send_timeout=10.0,
             max_reconnect_delay=5.0,
             group_send_raises=False,
+            connection_name=ConnectionName(),
             max_message_size=16 * 1024 * 1024,
             prefix="",
             group_expiry=0,

@@ -50,14 +50,14 @@ async def test_errors_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def back() -> None:
         raise RuntimeError("from the async one")
 
-    made = hooks(on_disconnect=lost, on_reconnect=back)
+    made = hooks(on_disconnect=lost, on_reconnect=back, connection_name="a")
     with caplog.at_level(logging.ERROR):
         made.topology_ended()
         made.topology_started()
         await until(lambda: len(caplog.records) == 2)
     assert caplog.messages == [
-        "on_disconnect raised an exception",
-        "on_reconnect raised an exception",
+        "[a] on_disconnect raised an exception",
+        "[a] on_reconnect raised an exception",
     ]
 
 

@@ -116,7 +116,7 @@ async def test_messages_over_max_message_size(
     assert await layer.receive(channel) == {"n": 2}
     assert await rabbit.counts(broker, vhost, layer.queue_name) == (0, 0)
     (warning,) = [line for line in caplog.messages if "max_message_size" in line]
-    assert warning.startswith("Dropped a message of 10")
+    assert "] Dropped a message of 10" in warning
 
     mine = await layer.current_connection
     assert mine.protocol is protocol

@@ -17,7 +17,9 @@ from tests.helpers.rabbit import MakeLayer
 from tests.helpers.waiting import until
 
 #: What is said of a message that the queue of one process did not take.
-_OF_ITS_QUEUE = re.compile(r"^WARNING:\S+:Message to group room not taken for .*\n", re.MULTILINE)
+_OF_ITS_QUEUE = re.compile(
+    r"^WARNING:\S+:\[.*\] Message to group room not taken for .*\n", re.MULTILINE
+)
 
 pytestmark = pytest.mark.slow
 

@@ -114,6 +114,9 @@ async def test_neither_payloads_nor_passwords(
     ours = [record for record in caplog.records if record.name.startswith("channels_rabbitmq")]
     assert ours
     assert not [record for record in ours if record.exc_info]
+    # Each line says whose it is; the one layer of the test is no other.
+    named = f"[{layer.connection_name}] "
+    assert not [record.getMessage() for record in ours if not record.getMessage().startswith(named)]
 
 
 async def test_failures_are_one_line_each(

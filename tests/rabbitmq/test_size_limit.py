@@ -56,7 +56,7 @@ async def test_only_the_publish_is_lost(
     assert (await layer.current_connection).protocol is protocol
     warnings = [line for line in caplog.messages if "max_message_size" in line]
     assert warnings == [
-        f"RabbitMQ refused a message: its max_message_size is {LIMIT}; "
+        f"[{layer.connection_name}] RabbitMQ refused a message: its max_message_size is {LIMIT}; "
         f"that of the layer is {16 * 1024 * 1024}"
     ]
 

@@ -130,6 +130,9 @@ def test_every_option_is_documented(page: str) -> None:
         elif name == "ssl_context":
             assert default == "None"
             assert options.endpoints[0].tls is None
+        elif name == "connection_name":
+            assert default == "project, program, host and process id"
+            assert Options.from_config({name: None}) == options
         elif name in ("channel_capacity", "symmetric_encryption_keys"):
             assert default == "None"
             assert Options.from_config({name: None}) == options
@@ -285,6 +288,10 @@ def test_serializer_in_the_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 # Errors and log lines
 
 
+#: The methods of a logger whose lines are documented.
+_LOGGED = ("info", "warning", "error", "exception")
+
+
 def _logged() -> Iterator[tuple[str, str]]:
     """Level and text of each line that the package may log, with … for what varies."""
     for path in PACKAGE.rglob("*.py"):
@@ -293,7 +300,12 @@ def _logged() -> Iterator[tuple[str, str]]:
                 continue
             called = ast.unparse(node.func)
             method = called.rpartition(".")[2]
-            if called.startswith("logger.") and method in ("info", "warning", "error", "exception"):
+            if called.startswith("self._log.") and method in (
+                "info",
+                "warning",
+                "error",
+                "exception",
+            ):
                 level = {"exception": "ERROR"}.get(method, method.upper())
             elif method == "warn" or method.startswith("_warn"):
                 level = "WARNING"
@@ -303,6 +315,19 @@ def _logged() -> Iterator[tuple[str, str]]:
             if isinstance(text, ast.Constant) and isinstance(text.value, str):
                 # "%s%s" leaves one "…", and so does a value at the end of a sentence.
                 yield level, re.sub(r"…+", "…", re.sub(r"%(?:\.\d)?[sdgrf]", "…", text.value))
+
+
+def test_every_log_line_names_its_connection() -> None:
+    """Nothing is logged but by the logger that puts the connection's name before each line."""
+    unnamed = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node.value) in ("logger", "logging")
+        and node.attr in ("debug", "info", "warning", "error", "exception", "critical", "log")
+    ]
+    assert not unnamed
 
 
 def test_every_log_line_is_documented() -> None:
