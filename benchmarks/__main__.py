@@ -14,6 +14,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from devtools.environments import ROOT, EnvironmentFailed
 from devtools.process import ServerError
@@ -29,6 +30,16 @@ from .results import OURS, Results
 PAGE = ROOT / "docs" / "performance.rst"
 #: The results and charts that the page shows.
 SHOWN = ROOT / "docs" / "performance"
+
+
+def kept_results() -> list[Path]:
+    """Return the files of what the page shows: one for each major version of RabbitMQ."""
+    return sorted(SHOWN.glob("results-*.json"))
+
+
+def name_of(results: Results) -> str:
+    """Return the name of the file for results: by RabbitMQ's major version."""
+    return f"results-{results.facts['RabbitMQ'].partition('.')[0]}.json"
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -66,7 +77,9 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     try:
         if options.report:
-            return report(Results.load(SHOWN / "results.json"), to_page=options.page)
+            for kept in kept_results():
+                report(Results.load(kept), to_page=options.page)
+            return 0
         if options.micro:
             python = str(environment("ours").python)
             command = [python, "-m", "benchmarks.micro", *(["--fast"] if options.quick else [])]
@@ -98,7 +111,7 @@ def measure(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     command = ["python", "-m", "benchmarks", *arguments] if arguments else ["make", "bench"]
     results = bench.run(shlex.join(command))
     broken = [case.key for case in bench.cases if "fails" in results.error(case.key, OURS)]
-    kept = SHOWN / "results.json"
+    kept = SHOWN / name_of(results)
     if options.page and options.case and kept.exists():
         newer, results = results, Results.load(kept)
         results.replace(newer)
@@ -110,22 +123,28 @@ def report(results: Results, *, to_page: bool) -> int:
     """Show results: on the terminal, in charts, and on the page."""
     directory = SHOWN if to_page else STATE / "results"
     directory.mkdir(parents=True, exist_ok=True)
-    file = directory / "results.json"
+    file = directory / name_of(results)
     results.save(file)
     print("\n" + terminal(results))
+    if not to_page or file == kept_results()[0]:
+        draw(file, directory)
+    if to_page:
+        write_between(PAGE, page([Results.load(kept) for kept in kept_results()], directory))
+    print(f"Results and charts: {os.path.relpath(directory)}")
+    return 0
+
+
+def draw(results: Path, directory: Path) -> None:
+    """Draw the charts."""
     try:
         python = environment("charts").python
     except EnvironmentFailed as err:
         print(f"No charts: {err}")
     else:
-        command = [str(python), "-m", "benchmarks.charts", str(file), str(directory)]
+        command = [str(python), "-m", "benchmarks.charts", str(results), str(directory)]
         _, error = execute(command, 100)
         if error:
             print(f"No charts: {error}")
-    if to_page:
-        write_between(PAGE, page(results, directory))
-    print(f"Results and charts: {os.path.relpath(directory)}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,24 +13,17 @@ from devtools import environments
 from devtools.broker import Broker
 from devtools.environments import Environment, EnvironmentFailed
 from devtools.process import PrivateProcess, ServerError
-from devtools.servers import NatsServer, PostgresServer, RedisServer, Server
+from devtools.servers import Server
 
 from .cases import FEW_PEERS, QUICK_PEERS, Case
 from .peers import CAPACITY, PREFETCH, REQUIREMENTS, TOLD, Peer
 from .processes import STATE, execute, run_worker
 from .results import LIMIT, Results
+from .servers import SERVERS
 
 #: When a quick run starts nothing more, and how long one of its runs may take, in seconds.
 QUICK_END, QUICK_TIMEOUT = 160.0, 8.0
 TIMEOUT = 100.0
-
-#: By name, how to start each; it raises ``ServerError`` if it is not there or does not start.
-SERVERS: Mapping[str, Callable[[], PrivateProcess]] = {
-    "RabbitMQ": Broker.start,
-    "Redis": RedisServer.start,
-    "PostgreSQL": PostgresServer.start,
-    "NATS": NatsServer.start,
-}
 
 Made = TypeVar("Made")
 
@@ -91,7 +84,7 @@ class Bench:
             for key in ([LIMIT, *self.peers] if number % 2 else [*reversed(self.peers), LIMIT])
             if (key != LIMIT or case.limit is not None)
             and (key not in alone or not case.processes)
-            and (case.main or key in few)
+            and (key in (LIMIT, *case.peers) if case.peers else case.main or key in few)
             and (not case.once or number == 1)
             and key not in self.results.missing
         ]

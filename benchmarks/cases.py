@@ -19,6 +19,10 @@ class Unit:
     scale: float = 1
     better: str = "lower is better"
 
+    def shown(self, value: float) -> str:
+        """Write a value."""
+        return f"{value * self.scale:,.{self.digits}f}"
+
 
 UNITS: Mapping[str, Unit] = {
     "rate": Unit("per second", better="higher is better"),
@@ -27,11 +31,17 @@ UNITS: Mapping[str, Unit] = {
     "bytes_each": Unit("bytes"),
     "growth_mb": Unit("MB", 1),
     "worst_ms": Unit("ms", 1),
+    "cpu_us": Unit("CPU µs each", 1),
+    "seconds": Unit("s", 2),
+    "p50_ms": Unit("p50 ms", 1),
+    "p99_ms": Unit("p99 ms", 1),
 }
 
 #: Who takes part in what is not a case for all peers, and in a quick run.
 FEW_PEERS = ("ours", "4.0.1", "redis-pubsub", "nats")
 QUICK_PEERS = ("ours", "redis-pubsub")
+#: Who takes part in what real servers do.
+SERVED_PEERS = ("ours", "ours-uvloop", "4.0.1", "redis-pubsub", "redis-core", "memory")
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,8 @@ class Case:
     key: str
     title: str
     params: Mapping[str, object] = field(default_factory=dict)
-    #: A key of worker.WORKLOADS, and of limits.LIMITS if there is a limit; empty if it is ``key``.
+    #: A key of worker.WORKLOADS, and of limits.LIMITS if there is a limit, or of served.SERVED;
+    #: empty if it is ``key``.
     workload: str = ""
     #: The figure that is compared.
     figure: str = "rate"
@@ -51,6 +62,10 @@ class Case:
     growth: tuple[str, int] | None = None
     #: Whether there is a bar chart and all peers take part; else only a few do.
     main: bool = True
+    #: Who takes part; empty if ``main`` says it.
+    peers: tuple[str, ...] = ()
+    #: More figures that its table shows.
+    columns: tuple[str, ...] = ()
     #: Whether it is part of a quick run.
     quick: bool = True
     seconds: float = 2.0
@@ -83,11 +98,12 @@ class Case:
 
     def shown(self, value: float) -> str:
         """Write its figure."""
-        return f"{value * self.unit.scale:,.{self.unit.digits}f}"
+        return self.unit.shown(value)
 
 
 _BROKER = "RabbitMQ itself, over a raw socket"
 _ASYNCIO = "asyncio itself, without a network"
+_NULL = "Channels and the server, with a layer that only hands over"
 _BRIDGE = "the least of bridges to an asyncio publisher"
 
 
@@ -123,6 +139,26 @@ def _processes(pairs: int, **more: Any) -> Case:
         quick_params={"messages": 20},
         **more,
     )
+
+
+def _site(key: str, what: str, scenario: str, *, count: int = 200, **more: Any) -> Case:
+    """Real servers: the limit is the same over a layer that only hands over in memory."""
+    params = {"scenario": scenario, "clients": count, **more.pop("params", {})}
+    fields: dict[str, Any] = {
+        "figure": "cpu_us",
+        "limit": _NULL,
+        "peers": SERVED_PEERS,
+        "columns": ("rate", "p50_ms", "p99_ms"),
+        "seconds": 3.0,
+        "quick_params": {"clients": 50},
+        **more,
+    }
+    return Case(f"site-{key}", what, params, "served", **fields)
+
+
+def _variant(key: str, what: str, **params: object) -> Case:
+    title = f"Uvicorn, a message to a room of 200 websockets: {what}"
+    return _site(key, title, "broadcast", params=params, main=False, quick=False, peers=("ours",))
 
 
 _FEW: Mapping[str, Any] = {"main": False}
@@ -183,6 +219,40 @@ CASES: Sequence[Case] = (
         quick_params={"messages": 50_000, "at_most": 3.0},
         **_FEW,
     ),
+    _site("room", "Uvicorn, a message to a room of 200 websockets: server's CPU", "broadcast"),
+    _site("users", "Uvicorn, a notification to each of 200 websockets: server's CPU", "notify"),
+    _site(
+        "daphne",
+        "Daphne, a message to a room of 200 websockets: server's CPU",
+        "broadcast",
+        params={"server": "daphne"},
+        quick=False,
+    ),
+    _site(
+        "storm",
+        "Uvicorn, 200 websockets leave and come back: until all are served",
+        "storm",
+        figure="seconds",
+        columns=("rate",),
+    ),
+    Case(
+        "site-restart",
+        "the layer's server restarts under 200 websockets: until all are served",
+        {"clients": 200},
+        "restart",
+        "seconds",
+        main=False,
+        peers=("ours", "4.0.1", "redis-pubsub", "redis-core"),
+        quick=False,
+        once=True,
+    ),
+    _variant("bare", "no consumer, plain ASGI", consumer="bare"),
+    _variant("json", "AsyncJsonWebsocketConsumer", consumer="json"),
+    _variant("sync", "WebsocketConsumer, in a thread", consumer="sync"),
+    _variant("plain", "no compression", options=["--ws-per-message-deflate", "false"]),
+    _variant("wsproto", "wsproto", options=["--ws", "wsproto"]),
+    _variant("legacy", "websockets' older implementation", options=["--ws", "websockets"]),
+    _variant("uvloop", "uvloop", loop="uvloop"),
     _send("payload-1000", 1000, "1 kB", **_FEW),
     _send("payload-10000", 10_000, "10 kB", **_LONG),
     _send("payload-100000", 100_000, "100 kB", **_FEW),
@@ -226,6 +296,8 @@ _SPREAD_TEXT = "100 to 10,000 members, greatest to smallest cost of a delivery"
 _LEAST: Mapping[str, Any] = {"against": "limit", "against_figure": "asyncio_median_us"}
 _LEAST_TEXT = "round trip, to asyncio's with the least of protocols"
 
+_SHARE = "server's CPU, message to a room, to a layer that only hands over"
+
 TARGETS: Sequence[Target] = (
     _rate("send -> receive, to 4.0.1", "send", 6, "4.0.1"),
     _rate("send -> receive, to the broker's limit", "send", 0.5, "limit"),
@@ -235,8 +307,10 @@ TARGETS: Sequence[Target] = (
     _most(_SPREAD_TEXT, "group-1000", "cpu_us", 1.2, spread_over=_SPREAD),
     _rate("2,000 own groups, to the broker's limit", "own-groups-2000", 0.9, "limit"),
     _rate("2,000 own groups, to channels_redis pub/sub", "own-groups-2000", 1, _PUBSUB),
-    _rate("2,000 channels join one group, a second", "room", 50_000),
+    _rate("2,000 channels join one group, to channels_redis pub/sub", "room", 1, _PUBSUB),
+    _rate("2,000 channels join one group, to 4.0.1", "room", 1, "4.0.1"),
     _most("10,000 groups lost, longest wait of others, ms", "disconnect", "worst_ms", 250),
+    _most("round trip, to channels_redis pub/sub", "latency", "median_us", 1, against=_PUBSUB),
     _most("round trip, to the broker's limit", "latency", "median_us", 1.5, against="limit"),
     _most(_LEAST_TEXT, "latency", "median_us", 1.5, **_LEAST),
     _rate("plain code, to channels_redis pub/sub", "plain", 3, _PUBSUB),
@@ -244,6 +318,8 @@ TARGETS: Sequence[Target] = (
     _most("waiting channel, bytes", "waiting", "bytes_each", 1500),
     _most("10,000 waiting channels, % of a processor", "waiting", "cpu_percent", 0.1),
     _most("a million messages, MB of growth", "soak", "growth_mb", 5),
+    _most(_SHARE, "site-room", "cpu_us", 1.05, against="limit"),
+    _most(_SHARE.replace("room", "user each"), "site-users", "cpu_us", 1.05, against="limit"),
     Target("1 MB messages, to the broker's limit", "large", "bytes_rate", 0.5, True, "limit"),
     _rate("2 x 2 processes, to 4.0.1", "processes-2", 1, "4.0.1"),
     _rate("2 x 2 processes, to channels_redis pub/sub", "processes-2", 1, _PUBSUB),

@@ -12,9 +12,7 @@ import statistics
 import struct
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
@@ -25,6 +23,7 @@ import pamqp.header
 from asgiref.sync import async_to_sync
 
 from .checks import count_for
+from .null import Box
 from .spec import Figures, Spec
 
 #: The last bytes of each message's body, by which its arrival is noticed.
@@ -276,34 +275,19 @@ def own_groups(spec: Spec, *, groups: int) -> Figures:
     }
 
 
-@dataclass(slots=True)
-class Box:
-    """A channel as plain as can be."""
-
-    queue: deque[bytes] = field(default_factory=deque)
-    waiter: asyncio.Future[None] | None = None
-
-
 async def fan_out(seconds: float, members: int) -> Figures:
     """Wake that many tasks, each of which decodes a copy of its own."""
-    loop = asyncio.get_running_loop()
     text = "x" * 100
     body = msgpack.packb({"type": "bench.message", "text": text})
-    boxes = [Box() for _ in range(members)]
+    boxes: list[Box[bytes]] = [Box() for _ in range(members)]
     arrived = 0
     all_arrived = asyncio.Event()
 
-    async def receive(box: Box) -> Any:
-        while not box.queue:
-            box.waiter = loop.create_future()
-            await box.waiter
-        return msgpack.unpackb(box.queue.popleft())
-
-    async def consume(box: Box) -> None:
+    async def consume(box: Box[bytes]) -> None:
         # The same work as that of a worker's reader.
         nonlocal arrived
         while True:
-            if (await receive(box))["text"] != text:
+            if msgpack.unpackb(await box.get())["text"] != text:
                 raise RuntimeError("this cannot be")
             arrived += 1
             if arrived % members == 0:
@@ -316,9 +300,7 @@ async def fan_out(seconds: float, members: int) -> Figures:
     while time.perf_counter() - started < seconds:
         all_arrived.clear()
         for box in boxes:
-            box.queue.append(body)
-            if box.waiter is not None and not box.waiter.done():
-                box.waiter.set_result(None)
+            box.put(body)
         await all_arrived.wait()
     wall = time.perf_counter() - started
     cpu = time.process_time() - cpu

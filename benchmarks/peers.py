@@ -22,19 +22,23 @@ PREFETCH = 65535
 
 Config = dict[str, object]
 
+#: What real servers and their clients take.
+_SERVERS = ("uvicorn", "daphne", "websockets")
 #: What is installed into each virtual environment.
 REQUIREMENTS: Mapping[str, Sequence[str]] = {
-    "ours": ["--editable", str(ROOT), "uvloop", "pyperf"],
+    "ours": ["--editable", str(ROOT), "uvloop", "pyperf", "wsproto", *_SERVERS],
     # Revisions before carehare became an extra need it.
     "against": ["--editable", str(ROOT), "carehare >=1.0.2, <2"],
-    "4.0.1": ["channels_rabbitmq==4.0.1"],
-    "channels_redis": ["channels_redis", "redis <8"],
+    "4.0.1": ["channels_rabbitmq==4.0.1", *_SERVERS],
+    "channels_redis": ["channels_redis", "redis <8", *_SERVERS],
     "channels_postgres": ["channels_postgres"],
     "channels-nats": ["channels-nats"],
     "charts": ["matplotlib"],
 }
 #: Of these packages the results name the version.
-TOLD = re.compile("asgiref|carehare|channels.*|Django|msgpack|nats-py|pamqp|psycopg|redis|uvloop")
+TOLD = re.compile(
+    "asgiref|carehare|channels.*|daphne|Django|msgpack|nats-py|pamqp|psycopg|redis|uv.*|w.*"
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Peer:
         """Return what a worker is told to run the case, with the server at ``port``."""
         return replace(
             case.spec(quick=quick),
+            peer=self.key,
             layer=self.layer,
             config=self.config(port),
             loop=self.loop,

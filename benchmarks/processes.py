@@ -20,7 +20,7 @@ STATE = ROOT / ".bench"
 
 
 def module_path() -> Path:
-    """Return a directory with this package in it, and nothing else of the repository.
+    """Return a directory with this package and what it needs of the repository, and no more.
 
     It is what the peers' interpreters import from: beside ``channels_rabbitmq`` itself, version
     4.0.1 would not be found.
@@ -28,8 +28,9 @@ def module_path() -> Path:
     directory = STATE / "path"
     directory.mkdir(parents=True, exist_ok=True)
     (STATE / ".gitignore").write_text("*\n")
-    with contextlib.suppress(FileExistsError):
-        (directory / "benchmarks").symlink_to(ROOT / "benchmarks")
+    for package in ("benchmarks", "devtools"):
+        with contextlib.suppress(FileExistsError):
+            (directory / package).symlink_to(ROOT / package)
     return directory
 
 

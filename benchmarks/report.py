@@ -7,13 +7,14 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from .cases import CASES, TARGETS, Case
+from .cases import CASES, TARGETS, UNITS, Case
 from .peers import PEERS
-from .results import LIMIT, OURS, Results, Verdict, judge
+from .results import LIMIT, OURS, Results, judge
 
-BEGIN, END = ".. begin: make bench writes this", ".. end: make bench writes this"
-TARGETS_HEADER = ["target", "bound", "measured", ""]
+BEGIN, END = ".. begin: written by a command", ".. end: written by a command"
 TITLES: Mapping[str, str] = {LIMIT: "(limit)", **{peer.key: peer.title for peer in PEERS}}
+#: Whose medians are shown where there is no room for all.
+MEDIANS_OF = (OURS, "4.0.1", "redis-pubsub", "nats", LIMIT)
 
 
 def terminal(results: Results) -> str:
@@ -22,25 +23,49 @@ def terminal(results: Results) -> str:
         f"{case.title} ({case.better})\n\n{table(case_header(case), case_rows(results, case))}"
         for case in measured(results)
     ]
-    return "\n".join([*parts, "Targets\n", table(TARGETS_HEADER, target_rows(results))])
+    return "\n".join(
+        [*parts, "Targets\n", table(targets_header([results]), target_rows([results]))]
+    )
 
 
-def page(results: Results, charts: Path) -> str:
-    """Return all tables and charts, in reStructuredText."""
-    parts = [*_heading("Targets"), table(TARGETS_HEADER, target_rows(results), escape)]
-    for case in measured(results):
+def page(found: Sequence[Results], charts: Path) -> str:
+    """Return all tables and charts, in reStructuredText: in full of the first results."""
+    first, *others = found
+    parts = [*_heading("Targets"), table(targets_header(found), target_rows(found), escape)]
+    for case in measured(first):
         parts += _heading(case.title[0].upper() + case.title[1:])
         chart = charts / f"{case.key}.svg"
         if case.main and chart.exists():
             parts.append(f".. image:: performance/{chart.name}\n   :alt: {case.title}\n")
-        parts.append(table(case_header(case), case_rows(results, case), escape))
+        parts.append(table(case_header(case), case_rows(first, case), escape))
     parts += _heading("How cost grows")
     for chart in sorted(charts.glob("growth-*.svg")):
         alt = f"How cost grows with {chart.stem.partition('-')[2]}"
         parts.append(f".. image:: performance/{chart.name}\n   :alt: {alt}\n")
-    parts += _heading("Command, versions and machine")
-    parts += [f":{escape(name)}: {escape(fact)}" for name, fact in results.facts.items()]
-    return "\n".join(parts) + "\n"
+    for results in others:
+        parts += _heading(f"The same with RabbitMQ {results.facts['RabbitMQ']}")
+        parts.append(
+            table(
+                ["case", "unit", *(TITLES[peer] for peer in MEDIANS_OF), ""],
+                medians(results),
+                escape,
+            )
+        )
+    for results in found:
+        parts += _heading(f"Command, versions and machine, RabbitMQ {results.facts['RabbitMQ']}")
+        parts += [f":{escape(name)}: {escape(fact)}" for name, fact in results.facts.items()]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def medians(results: Results) -> list[list[str]]:
+    """Return a row for each case: its medians."""
+    rows = []
+    for case in measured(results):
+        spreads = [results.spread(case.key, peer, case.figure) for peer in MEDIANS_OF]
+        cells = ["" if spread is None else case.shown(spread.median) for spread in spreads]
+        rows.append([case.title, case.unit.name, *cells, ""])
+    return rows
 
 
 def write_between(file: Path, text: str) -> None:
@@ -58,52 +83,67 @@ def measured(results: Results) -> list[Case]:
     return [case for case in CASES if case.key in keys]
 
 
-def verdicts(results: Results) -> list[Verdict]:
-    """Return what became of the targets, as far as they concern what was run."""
-    keys = {case.key for case in measured(results)}
-    return [judge(results, target) for target in TARGETS if target.case in keys]
+def targets_header(found: Sequence[Results]) -> list[str]:
+    """Return the head of the table of targets."""
+    versions = [results.facts.get("RabbitMQ", "measured") for results in found]
+    return ["target", "bound", *(word for name in versions for word in (name, "held", "limit")), ""]
 
 
-def target_rows(results: Results) -> list[list[str]]:
-    """Return the rows of the table of targets."""
-    words = {None: "not measured", True: "met", False: "NOT MET"}
-    return [
-        [
-            verdict.target.text,
-            f"at {'least' if verdict.target.at_least else 'most'} {verdict.target.bound:,g}",
-            "" if verdict.value is None else number(verdict.value),
-            words[verdict.met],
-        ]
-        for verdict in verdicts(results)
-    ]
+def target_rows(found: Sequence[Results]) -> list[list[str]]:
+    """Return the rows of the table of targets, as far as they concern what was run.
+
+    For each of the results: the median, in how many rounds the target held, and what the limit
+    itself comes to where that is what it is held against.
+    """
+    keys = {case.key for results in found for case in measured(results)}
+    rows = []
+    for target in TARGETS:
+        if target.case not in keys:
+            continue
+        row = [target.text, f"at {'least' if target.at_least else 'most'} {target.bound:,g}"]
+        for verdict in (judge(results, target) for results in found):
+            row += [
+                "" if verdict.value is None else number(verdict.value),
+                f"{verdict.held} of {len(verdict.values)}" if verdict.values else "",
+                "" if verdict.limit is None else number(verdict.limit),
+            ]
+        rows.append([*row, ""])
+    return rows
 
 
 def case_header(case: Case) -> list[str]:
     """Return the head of a case's table."""
     return [
         "layer",
-        *(case.unit.name, "lowest - highest", "CPU µs each", "to ours", "to the limit"),
-        "why not",
+        *(case.unit.name, "lowest - highest", *(UNITS[figure].name for figure in columns(case))),
+        *("to ours", "to the limit", "why not"),
     ]
+
+
+def columns(case: Case) -> list[str]:
+    """Return the further figures that a case's table shows."""
+    return [*case.columns, *(["cpu_us"] if case.figure != "cpu_us" else [])]
 
 
 def case_rows(results: Results, case: Case) -> list[list[str]]:
     """Return the rows of a case's table: the limit, then the peers, with figures or an error."""
     rows = []
+    empty = [""] * (len(case_header(case)) - 2)
     for peer, title in TITLES.items():
         name = case.limit or "" if peer == LIMIT else title
         spread = results.spread(case.key, peer, case.figure)
         if spread is not None:
-            cpu = results.spread(case.key, peer, "cpu_us")
+            further = [(UNITS[key], results.spread(case.key, peer, key)) for key in columns(case)]
             ratios = [results.ratios(case.key, peer, other, case.figure) for other in (OURS, LIMIT)]
             median, low, high = map(case.shown, (spread.median, spread.low, spread.high))
-            cells = [median, f"{low} - {high}", "" if cpu is None else number(cpu.median, 1)]
+            cells = [median, f"{low} - {high}"]
+            cells += ["" if each is None else unit.shown(each.median) for unit, each in further]
             cells += ["" if ratio is None else number(ratio.median, 2) for ratio in ratios]
             rows.append([name, *cells, ""])
         elif peer in results.missing:
-            rows.append([name, *[""] * 5, f"not available: {results.missing[peer]}"])
+            rows.append([name, *empty, f"not available: {results.missing[peer]}"])
         elif error := results.error(case.key, peer):
-            rows.append([name, *[""] * 5, textwrap.shorten(error, 110, placeholder=" ...")])
+            rows.append([name, *empty, textwrap.shorten(error, 110, placeholder=" ...")])
     return rows
 
 

@@ -68,14 +68,17 @@ class Results:
         """Return the median, the lowest and the highest of a figure; None if there is none."""
         return Spread.of(self.values(case, peer, figure))
 
-    def ratios(
+    def each_ratio(
         self, case: str, peer: str, other: str, figure: str, other_figure: str | None = None
-    ) -> Spread | None:
-        """Compare one peer's figure with another's of the same round; None if there is none."""
+    ) -> list[float]:
+        """Compare one peer's figure with another's of the same round, round by round."""
         values = self.values(case, peer, figure)
         others = self.values(case, other, other_figure or figure)
-        pairs = zip(values, others, strict=False)
-        return Spread.of([one / another for one, another in pairs])
+        return [one / another for one, another in zip(values, others, strict=False)]
+
+    def ratios(self, case: str, peer: str, other: str, figure: str) -> Spread | None:
+        """Return the spread of :meth:`each_ratio`; None if there is none."""
+        return Spread.of(self.each_ratio(case, peer, other, figure))
 
     def replace(self, newer: Results) -> None:
         """Take another benchmark's figures for the cases that it measured."""
@@ -107,31 +110,42 @@ class Results:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a target: the value is None if it was not measured."""
+    """What became of a target."""
 
     target: Target
-    value: float | None
+    #: Of each round; empty if it was not measured.
+    values: Sequence[float]
+    #: What the limit itself comes to, held against the same; None if that is not known.
+    limit: float | None = None
+
+    @property
+    def value(self) -> float | None:
+        """The median; None if it was not measured."""
+        return statistics.median(self.values) if self.values else None
+
+    @property
+    def held(self) -> int:
+        """In how many rounds it was met."""
+        least, bound = self.target.at_least, self.target.bound
+        return sum(value >= bound if least else value <= bound for value in self.values)
 
     @property
     def met(self) -> bool | None:
-        """Whether it was met; None if it was not measured."""
-        if self.value is None:
-            return None
-        if self.target.at_least:
-            return self.value >= self.target.bound
-        return self.value <= self.target.bound
+        """Whether it was met in every round; None if it was not measured."""
+        return self.held == len(self.values) if self.values else None
 
 
 def judge(results: Results, target: Target) -> Verdict:
     """Hold a target against what was measured."""
     if target.spread_over:
-        spreads = [results.spread(case, OURS, target.figure) for case in target.spread_over]
-        medians = [spread.median for spread in spreads if spread is not None]
-        complete = len(medians) == len(target.spread_over)
-        return Verdict(target, max(medians) / min(medians) if complete else None)
+        cases = [results.values(case, OURS, target.figure) for case in target.spread_over]
+        rounds = zip(*cases, strict=False)
+        return Verdict(target, [max(figures) / min(figures) for figures in rounds])
     if target.against is None:
-        spread = results.spread(target.case, OURS, target.figure)
-    else:
-        other = (target.against, target.figure, target.against_figure)
-        spread = results.ratios(target.case, OURS, *other)
-    return Verdict(target, None if spread is None else spread.median)
+        return Verdict(target, results.values(target.case, OURS, target.figure))
+    other = (target.against, target.figure, target.against_figure)
+    limit = None
+    if target.against != LIMIT:
+        limit = Spread.of(results.each_ratio(target.case, LIMIT, *other))
+    values = results.each_ratio(target.case, OURS, *other)
+    return Verdict(target, values, None if limit is None else limit.median)

@@ -27,6 +27,8 @@ class Spec:
     params: Mapping[str, Any] = field(default_factory=dict)
     #: How long to measure.
     seconds: float
+    #: The key of the peer; empty for a limit.
+    peer: str = ""
     #: Of RabbitMQ, for the limits.
     port: int = 0
     #: The dotted path of the layer's class, and its CONFIG.
@@ -54,17 +56,23 @@ class Spec:
         return replace(self, workload=workload, params={**self.params, **params})
 
 
+def set_up(spec: Spec, **more: object) -> None:
+    """Set Django up, with ``more`` settings."""
+    import django
+    from django.conf import settings
+
+    settings.configure(**spec.django, **more)
+    django.setup()
+
+
 def run(spec: Spec, work: Callable[[Layer], Awaitable[None]], *, first: bool = True) -> None:
     """Await ``work`` on a new event loop with the layer that ``spec`` names.
 
     The ``first`` process of a workload clears away what earlier ones have left in a database.
     """
-    import django
-    from django.conf import settings
     from django.core.management import call_command
 
-    settings.configure(**spec.django)
-    django.setup()
+    set_up(spec)
     if first and spec.database is not None:
         call_command("migrate", database=spec.database, verbosity=0)
     loops = importlib.import_module("uvloop" if spec.loop == "uvloop" else "asyncio")

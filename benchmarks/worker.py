@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from . import multiprocess, workloads
 from .checks import pass_fence
+from .served import SERVED
 from .spec import Figures, Layer, Spec, run
 
 WORKLOADS: Mapping[str, Callable[..., Awaitable[Figures]]] = {
@@ -35,6 +36,8 @@ WORKLOADS: Mapping[str, Callable[..., Awaitable[Figures]]] = {
 
 def measure(spec: Spec) -> Figures:
     """Run the workload, or measure the limit of it."""
+    if spec.workload in SERVED:
+        return SERVED[spec.workload](spec, **spec.params)
     if not spec.layer:
         from .limits import LIMITS
 

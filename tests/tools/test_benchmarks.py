@@ -13,13 +13,26 @@ import pytest
 
 from benchmarks import against, checks, micro
 from benchmarks.__main__ import parse
-from benchmarks.bench import SERVERS, Bench
+from benchmarks.bench import Bench
 from benchmarks.cases import CASES, TARGETS, UNITS, Target
 from benchmarks.limits import LIMITS
+from benchmarks.null import NullLayer
 from benchmarks.peers import PEERS, REQUIREMENTS
 from benchmarks.processes import execute, run_worker
-from benchmarks.report import BEGIN, END, case_rows, escape, table, write_between
+from benchmarks.report import (
+    BEGIN,
+    END,
+    case_rows,
+    escape,
+    page,
+    table,
+    target_rows,
+    targets_header,
+    write_between,
+)
 from benchmarks.results import LIMIT, OURS, Results, judge
+from benchmarks.served import SERVED
+from benchmarks.servers import SERVERS
 from benchmarks.spec import Failure, Figures, Spec
 from benchmarks.worker import WORKLOADS
 
@@ -108,6 +121,44 @@ def test_worker(workload: str, params: dict[str, int], figure: str) -> None:
     assert figure in figures
 
 
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"scenario": "broadcast", "server": "daphne", "consumer": "sync"},
+        {"scenario": "broadcast", "consumer": "json"},
+        {"scenario": "notify"},
+        {"scenario": "storm"},
+    ],
+    ids=lambda params: "-".join(params.values()),
+)
+def test_served(params: dict[str, str]) -> None:
+    """Websockets of a real server all get what is for them; the server's time is told."""
+    figures, error = run("served", clients=5, **params)
+    assert not error
+    assert figures["cpu_us"] > 0
+
+
+def test_served_by_nobody() -> None:
+    """A server that does not start is told, and nobody waits for it."""
+    figures, error = run("served", clients=1, scenario="storm", options=["--no-such-option"])
+    assert not figures
+    assert "uvicorn ended with status 2" in error
+
+
+async def test_null_layer() -> None:
+    """The layer that only hands over does hand over, to the members of a group only."""
+    layer = NullLayer()
+    first, second = [await layer.new_channel() for _ in range(2)]
+    await layer.group_add("room", first)
+    await layer.group_add("room", second)
+    await layer.group_discard("room", second)
+    receiving = asyncio.ensure_future(layer.receive(first))
+    await layer.group_send("room", {"type": "one"})
+    await layer.send(second, {"type": "two"})
+    assert await receiving == {"type": "one"}
+    assert await layer.receive(second) == {"type": "two"}
+
+
 def test_worker_fails() -> None:
     """What a layer raises is the answer."""
     figures, error = run("send", capacity=1, senders=5, payload=100)
@@ -171,11 +222,28 @@ def test_missing_peer() -> None:
     assert rows == [["channels-nats", "", "", "", "", "", "not available: no nats-server"]]
 
 
-@pytest.mark.parametrize(("rates", "met"), [([60], True), ([59], False), ([], None)])
-def test_targets(rates: list[float], met: bool | None) -> None:
-    """A target is met, missed, or not measured."""
+@pytest.mark.parametrize(
+    ("rates", "held", "met"), [([60, 70], 2, True), ([59, 60], 1, False), ([], 0, None)]
+)
+def test_targets(rates: list[float], held: int, met: bool | None) -> None:
+    """A target is met if it held in every round; it may not have been measured."""
     target = Target("six times the other", "send", "rate", 6, True, "other")
-    assert judge(results(ours=rates, other=[10]), target).met is met
+    verdict = judge(results(ours=rates, other=[10, 10], limit=[70, 50]), target)
+    assert (verdict.held, verdict.met, verdict.limit) == (held, met, 6)
+
+
+def test_targets_of_several_versions() -> None:
+    """The table of targets has the figures of each version beside each other."""
+    found = [
+        replace(results(**{OURS: [60, 50], "4.0.1": [10, 10], LIMIT: [90, 90]}), facts=facts)
+        for facts in ({"RabbitMQ": "3.10.8"}, {"RabbitMQ": "4.3.6"})
+    ]
+    assert targets_header(found) == [
+        *("target", "bound", "3.10.8", "held", "limit", "4.3.6", "held", "limit", "")
+    ]
+    row = ["5.50", "1 of 2", "9.00"]
+    assert target_rows(found)[0] == ["send -> receive, to 4.0.1", "at least 6", *row, *row, ""]
+    assert "The same with RabbitMQ 4.3.6" in page(found, Path("nowhere"))
 
 
 def test_tables() -> None:
@@ -194,10 +262,10 @@ def test_tables() -> None:
 
 def test_page_between_marks(tmp_path: Path) -> None:
     """Only what is between the marks of the page is written anew."""
-    page = tmp_path / "page.rst"
-    page.write_text(f"before\n\n{BEGIN}\n\nold\n\n{END}\nafter\n")
-    write_between(page, "new\n")
-    assert page.read_text() == f"before\n\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
+    file = tmp_path / "page.rst"
+    file.write_text(f"before\n\n{BEGIN}\n\nold\n\n{END}\nafter\n")
+    write_between(file, "new\n")
+    assert file.read_text() == f"before\n\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
 
 
 def test_everything_named_is_there() -> None:
@@ -206,9 +274,11 @@ def test_everything_named_is_there() -> None:
     peers = {peer.key for peer in PEERS} | {LIMIT}
     assert OURS in peers
     for case in CASES:
-        assert case.spec().workload in WORKLOADS
+        assert case.spec().workload in {*WORKLOADS, *SERVED}
         assert case.figure in UNITS
-        assert case.limit is None or case.spec().workload in LIMITS
+        assert case.limit is None or case.spec().workload in {*LIMITS, *SERVED}
+        assert set(case.peers) <= peers
+        assert set(case.columns) <= set(UNITS)
     for target in TARGETS:
         assert {target.case, *target.spread_over} <= keys
         assert target.against is None or target.against in peers
