@@ -30,6 +30,7 @@ from .errors import (
     NotConnected,
     PreconditionFailed,
     ServerSentNack,
+    describe,
 )
 from .layer import receiving
 from .layer.loop_layer import LoopLayer
@@ -50,6 +51,9 @@ from .wire.serializers import make_codec
 __all__ = ["Config", "RabbitmqChannelLayer", "get_layer"]
 
 logger = logging.getLogger(__name__)
+
+#: The part of a health check's time after which what is known decides.
+_CHECK_PART = 0.9
 
 #: How a publish fails. What is raised for a message that cannot be sent is none of these.
 _NOT_SENT = (AmqpError, LoopEnded, NotConnected, TimeoutError)
@@ -119,9 +123,8 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         self.group_expiry = self.options.group_expiry
         self._owner = Owner(self.options, codec)
         self._encode = codec.encode
-        self._warn_group_send = RateLimitedWarning(
-            NamedLogger(logger, self.options.connection_name)
-        )
+        self._log = NamedLogger(logger, self.options.connection_name)
+        self._warn_group_send = RateLimitedWarning(self._log)
         #: What :attr:`current_connection` gave last: one object for each connection, whoever asks.
         self._connection: Connection | None = None
         # The owner must not refer to the layer, which would never be collected then.
@@ -329,9 +332,8 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         each other: see Operations, permissions.
         """
         require_group(group)
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
-            raise ValueError("timeout must be a number of seconds")
-        return await self._owner.run(LoopLayer.group_members, group, float(timeout))
+        seconds = _require_seconds(timeout)
+        return await self._owner.run(LoopLayer.group_members, group, seconds)
 
     # Flush
 
@@ -384,6 +386,30 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
     def statistics(self) -> Statistics:
         """The layer's numbers, at once: no I/O, from any thread, also after :meth:`close`."""
         return self._owner.statistics()
+
+    async def health_check(self, timeout: float = 5.0) -> bool:
+        """Whether a message to oneself comes back by the process's queue in ``timeout`` seconds.
+
+        Also true where the queue is full, or the message waits behind what the process has yet to
+        read: a process that is merely behind is not sick. False while RabbitMQ is away, silent, or
+        takes no publishes, and after :meth:`close`. It connects, if nothing has before.
+
+        Raises nothing but :class:`ValueError`, for a timeout that is no number of seconds. Cheap
+        enough for every second: one small message.
+        """
+        seconds = _require_seconds(timeout)
+        healthy = False
+        try:
+            # The outer limit is for an event loop that owns the connection and stands still.
+            async with asyncio.timeout(seconds):
+                healthy = await self._owner.run(
+                    LoopLayer.health_check, seconds * _CHECK_PART, repeat=False
+                )
+        except Exception as err:
+            self._log.debug("health_check(): %s: %s", type(err).__name__, describe(err))
+        if not healthy:
+            await asyncio.sleep(0)  # or a plain loop of checks would never let RabbitMQ be back
+        return healthy
 
     async def close(self) -> None:
         """Close the connection and end everything; calling it again does nothing."""
@@ -439,6 +465,15 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         return NotConnected(
             "the connection to RabbitMQ ended meanwhile", sent=not isinstance(error, ChannelClosed)
         )
+
+
+def _require_seconds(timeout: object) -> float:
+    """Raise :class:`ValueError` for what is no number of seconds."""
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise ValueError(f"timeout must be a number of seconds, not {type(timeout).__name__}")
+    if not timeout >= 0:
+        raise ValueError(f"timeout must be a number of seconds from 0 up, not {timeout:g}")
+    return float(timeout)
 
 
 def _size_limit(error: BaseException) -> int | None:

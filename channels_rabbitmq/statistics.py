@@ -38,6 +38,8 @@ class Statistics:
     blocked: bool
     #: RabbitMQ's reason for that, printable; None while it is not so.
     blocked_reason: str | None
+    #: The connection's name: in log lines, and on RabbitMQ's management page.
+    connection_name: str
     #: The process's queue: what its new channels have before the exclamation mark.
     queue_name: str
     #: ``host:port/vhost`` of the connection; None while there is none.

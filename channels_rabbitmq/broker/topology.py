@@ -123,6 +123,8 @@ class Topology:
         self._publisher = self._open_publisher()
         #: For what may come back. Opened when it is first used.
         self._mandatory_publisher: Channel | None = None
+        #: For what the process sends to itself. Opened when it is first used.
+        self._own_publisher: Channel | None = None
         self._binder = self._open_channel()
         self._consumer = self._open_channel(
             on_delivery=on_delivery,
@@ -363,8 +365,7 @@ class Topology:
         if self._earlier:
             probe.end()  # deliveries from several queues tell nothing of one
             return
-        full = self._consumer.unacknowledged >= self._options.local_capacity
-        if probe.is_lost(self._loop.time(), self._consumer.delivered, full=full):
+        if probe.is_lost(self._loop.time(), self._consumer.delivered, full=self.window_full):
             self._end(ConnectionClosed("no group's messages arrive: a message to oneself was lost"))
         else:
             self._timers.call_later(_PROBE_LOOK, self._look_for_probe)
@@ -430,6 +431,26 @@ class Topology:
         if publisher is None:
             publisher = self._mandatory_publisher = self._open_publisher()
         return publisher.publish(exchange, routing_key, body, mandatory=True)
+
+    def publish_to_itself(self, body: bytes) -> asyncio.Future[None]:
+        """Publish to the process's own queue, apart from what users send, and not counted.
+
+        It fails as :meth:`publish_mandatory`. Raises :class:`.ChannelClosed` if no AMQP channel is
+        free.
+        """
+        if self._own_publisher is None or not self._own_publisher.open:
+            self._own_publisher = self.protocol.open_channel(confirm=True)
+        return self._own_publisher.publish("", self._queue_name, body, mandatory=True)
+
+    @property
+    def delivered(self) -> int:
+        """How many messages were delivered from the process's queue."""
+        return self._consumer.delivered
+
+    @property
+    def window_full(self) -> bool:
+        """Whether RabbitMQ delivers no more until something is acknowledged."""
+        return self._consumer.unacknowledged >= self._options.local_capacity
 
     def _refuse_size(self, body: bytes) -> asyncio.Future[None]:
         """Fail as RabbitMQ would let it fail, without costing an AMQP channel."""

@@ -31,6 +31,7 @@ from ..log import RateLimitedWarning
 from ..wire.messages import CHANNEL_KEY, GROUP_KEY, BadMessage, Message
 from ..wire.requests import MARK, PROBE
 from ..wire.serializers import Codec
+from .health import HealthChecks
 from .hooks import Hooks
 from .loop_thread import LoopThread
 from .portal import Portal
@@ -92,6 +93,7 @@ class LoopLayer:
         self._warn_oversized = RateLimitedWarning(self._log)
         self.recovery = Recovery(options, names, self, local.counts)
         self._probe_body = self.recovery.probe.body
+        self._health = HealthChecks(codec, self.recovery)
         self.normal = NormalChannels(
             options, codec, self.recovery, local, self._warn_bad, self.drop_oversized
         )
@@ -229,6 +231,10 @@ class LoopLayer:
         """Empty all channels and groups, of every process."""
         return self._peers.flush()
 
+    def health_check(self, timeout: float) -> Awaitable[bool]:
+        """Whether a message to oneself comes back; see :meth:`.HealthChecks.check`."""
+        return self._health.check(timeout)
+
     # What recovery tells
 
     def deliver(self, source: Origin, tag: int, redelivered: bool, body: bytes) -> None:
@@ -273,7 +279,9 @@ class LoopLayer:
     def _handle_request(self, source: Origin, body: bytes, name: str, message: Message) -> None:
         """Handle what another process asks, if it came by the way that requests come."""
         exchange, _ = source.routing()
-        if exchange == self._peers.exchange:
+        if name == PROBE and not exchange:
+            self._health.arrived(message)
+        elif exchange == self._peers.exchange:
             self._peers.handle(name, message)
         elif source is not NOWHERE and name != PROBE:  # a late one is asked again
             self._warn_bad(

@@ -39,6 +39,7 @@ def take_snapshot(
         closed=closed,
         blocked=topology is not None and topology.blocked is not None,
         blocked_reason=None if topology is None else topology.blocked,
+        connection_name=str(options.connection_name),
         queue_name=names.newest,
         address=None if topology is None else str(topology.protocol.endpoint),
         published=published,

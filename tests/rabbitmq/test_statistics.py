@@ -98,6 +98,7 @@ async def test_state(make_layer: MakeLayer, proxy: Proxy, broker: Broker, vhost:
     )
     assert (numbers.address, numbers.bytes_in, numbers.bytes_out) == (None, 0, 0)
     assert numbers.queue_name == layer.queue_name
+    assert numbers.connection_name == layer.connection_name
     before = time.time()
     await layer.current_connection
     numbers = checked(layer)
