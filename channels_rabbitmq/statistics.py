@@ -96,6 +96,8 @@ class Statistics:
     bindings: int
     #: Gauge of bindings that it was asked for and has not confirmed yet.
     bindings_pending: int
+    #: Gauge of those of ``bindings`` whose last local member left, and that stay for some seconds.
+    bindings_lingering: int
     #: Gauge of calls that wait for RabbitMQ to be back.
     calls_waiting: int
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -21,7 +21,14 @@ from .errors import (
     ServerSentNack,
     channel_closed_by_server,
 )
-from .frames import NO_PROPERTIES, Method, encode_method, encode_publish
+from .frames import (
+    NO_PROPERTIES,
+    Method,
+    encode_bind,
+    encode_method,
+    encode_publish,
+    encode_unbind,
+)
 from .text import printable
 
 #: Called with the channel to acknowledge on, the delivery tag, ``redelivered``, and the body.
@@ -149,6 +156,31 @@ class Channel:
         data = encode_method(self.number, method)
         self._replies.append(future)
         self._wire.write(data)
+        return future
+
+    def bind(self, queue: str, exchange: str, keys: Sequence[str]) -> asyncio.Future[Method]:
+        """Bind a queue for one routing key or more; the future gives the answer for the last.
+
+        The others are bound by then. RabbitMQ does not answer for each, which is faster.
+        """
+        names = [key.encode() for key in keys]
+        return self._call_many(encode_bind(self.number, queue.encode(), exchange.encode(), names))
+
+    def unbind(self, queue: str, exchange: str, keys: Sequence[str]) -> asyncio.Future[Method]:
+        """Unbind a queue for one routing key or more; the future gives the answer for the last."""
+        names = [key.encode() for key in keys]
+        frames = encode_unbind(self.number, queue.encode(), exchange.encode(), names)
+        return self._call_many(frames, len(names) - 1)
+
+    def _call_many(self, frames: bytes, others: int = 0) -> asyncio.Future[Method]:
+        """Send methods; give the reply to the last, after those that nobody waits for."""
+        future: asyncio.Future[Method] = self._wire.loop.create_future()
+        if self._error is not None:
+            future.set_exception(self._error)
+            return future
+        self._replies.extend([None] * others)
+        self._replies.append(future)
+        self._wire.write(frames)
         return future
 
     def select_confirms(self) -> None:

@@ -1,7 +1,8 @@
 """Bytes <-> AMQP frames, without I/O.
 
 The three frames of the hot path (``basic.publish`` with its content, ``basic.deliver`` with its
-content, ``basic.ack``) are packed and unpacked by hand; pamqp does all others.
+content, ``basic.ack``) are packed and unpacked by hand, and the methods packed that come by the
+ten thousand (``queue.bind``, ``queue.unbind``); pamqp does all others.
 
 Reference: AMQP 0-9-1 specification, section 4.2; RabbitMQ's ``amqp0-9-1.extended.xml``.
 """
@@ -9,6 +10,7 @@ Reference: AMQP 0-9-1 specification, section 4.2; RabbitMQ's ``amqp0-9-1.extende
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, cast
 
 import pamqp.base
@@ -38,6 +40,9 @@ _BASIC = 60
 _DELIVER = b"\x00\x3c\x00\x3c"
 _ACK = b"\x00\x3c\x00\x50"
 _PUBLISH = b"\x00\x3c\x00\x28\x00\x00"
+_BIND = b"\x00\x32\x00\x14\x00\x00"
+_UNBIND = b"\x00\x32\x00\x32\x00\x00"
+_NO_ARGUMENTS = b"\x00\x00\x00\x00"
 _START = b"\x00\x0a\x00\x0a"
 _START_OK = b"\x00\x0a\x00\x0b"
 _CONNECTION_CLOSE = b"\x00\x0a\x00\x32"
@@ -197,6 +202,36 @@ def encode_publish(
 def encode_ack(channel: int, delivery_tag: int, multiple: bool) -> bytes:
     """The frame of a ``basic.ack``."""
     return _ack_frame.pack(_METHOD, channel, 13, 0x003C0050, delivery_tag, multiple, _END)
+
+
+def encode_bind(channel: int, queue: bytes, exchange: bytes, keys: Sequence[bytes]) -> bytes:
+    """The frames that bind a queue for some routing keys; the last one alone is answered.
+
+    A server does what one channel asks for in order, so that answer is for all of them. Names have
+    at most 255 bytes; the caller has checked that.
+    """
+    start = b"%b%c%b%c%b" % (_BIND, len(queue), queue, len(exchange), exchange)
+    frames = [_bind_frame(channel, start, key, b"\x01") for key in keys[:-1]]
+    frames += [_bind_frame(channel, start, key, b"\x00") for key in keys[-1:]]
+    return b"".join(frames)
+
+
+def encode_unbind(channel: int, queue: bytes, exchange: bytes, keys: Sequence[bytes]) -> bytes:
+    """The frames that unbind a queue for some routing keys; each of them is answered."""
+    start = b"%b%c%b%c%b" % (_UNBIND, len(queue), queue, len(exchange), exchange)
+    return b"".join(_bind_frame(channel, start, key, b"") for key in keys)
+
+
+def _bind_frame(channel: int, start: bytes, key: bytes, no_wait: bytes) -> bytes:
+    size = len(start) + 1 + len(key) + len(no_wait) + len(_NO_ARGUMENTS)
+    return b"%b%b%c%b%b%b\xce" % (
+        _frame_header.pack(_METHOD, channel, size),
+        start,
+        len(key),
+        key,
+        no_wait,
+        _NO_ARGUMENTS,
+    )
 
 
 class _Content:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -66,40 +66,6 @@ def without_result(future: asyncio.Future[Any]) -> asyncio.Future[None]:
     future.add_done_callback(finish)
     outer.add_done_callback(cancel)
     return outer
-
-
-class Shared(Generic[T]):
-    """A result that many wait for, each with a future of its own, which they may cancel."""
-
-    __slots__ = ("_followers", "_future")
-
-    def __init__(self, future: asyncio.Future[T]) -> None:
-        self._future = future
-        self._followers: list[asyncio.Future[T]] = []
-        future.add_done_callback(self._release)
-
-    def done(self) -> bool:
-        """Whether the result, or an error, is there."""
-        return self._future.done()
-
-    def follow(self) -> asyncio.Future[T]:
-        """A future that ends as the shared one does."""
-        follower: asyncio.Future[T] = self._future.get_loop().create_future()
-        self._followers.append(follower)
-        if self._future.done():
-            self._release(self._future)
-        return follower
-
-    def _release(self, future: asyncio.Future[T]) -> None:
-        followers, self._followers = self._followers, []
-        error = future.exception()
-        for follower in followers:
-            if follower.done():
-                continue
-            if error is None:
-                follower.set_result(future.result())
-            else:
-                follower.set_exception(error)
 
 
 class Deadlines:

@@ -73,7 +73,7 @@ class Groups:
         now = self._loop.time()
         key = self._key(group)
         topology = self._recovery.topology
-        bound = topology is not None and topology.is_bound(key)
+        bound = topology is not None and topology.bindings.is_bound(key)
         if bound and claim is None:
             self._memberships.establish(group, channel, now)
             self._watch_expiry()
@@ -103,7 +103,7 @@ class Groups:
         self._watch_expiry()
         topology = self._recovery.topology
         if topology is not None:
-            topology.bind(self._key(group))
+            topology.bindings.bind(self._key(group))
 
     def undo_add(self, group: str, channel: str, claim: object) -> None:
         """End a claim, as the call that made it was cancelled."""
@@ -114,6 +114,12 @@ class Groups:
         """Leave, at once; the last local member takes the binding along."""
         if self._memberships.leave(group, channel):
             self._unbind_if_empty(group)
+
+    def note_vain(self, group: str) -> None:
+        """Drop the binding of a group without a member, as a message came by it for nobody."""
+        topology = self._recovery.topology
+        if topology is not None:
+            topology.bindings.leave_now(self._key(group))
 
     def clear(self) -> None:
         """Empty all mailboxes and groups of the process's own channels."""
@@ -145,7 +151,7 @@ class Groups:
         topology = self._recovery.topology
         if topology is not None:
             # Thousands may wait for theirs at once: so no task and no timer for each.
-            bound = topology.bind(key).follow()
+            bound = topology.bindings.join(key)
             self._deadlines.watch(bound)
             try:
                 await bound
@@ -155,7 +161,7 @@ class Groups:
 
         async def bind(topology: Topology) -> None:
             if group in self._memberships.groups:  # not left meanwhile
-                await topology.bind(key).follow()
+                await topology.bindings.join(key)
 
         async with asyncio.timeout_at(due):
             await self._recovery.run(bind)
@@ -166,16 +172,16 @@ class Groups:
             self._warn_binding("Group %s is not bound yet: RabbitMQ is away", group)
         else:
             self._warn_binding(
-                "Group %s is not bound yet: RabbitMQ is slow, %d of %d groups are not bound",
+                "Group %s is not bound yet: RabbitMQ is slow, %s of %s groups not bound yet",
                 group,
-                topology.unbound,
-                len(self._memberships.groups),
+                f"{topology.bindings.unconfirmed:,}",
+                f"{len(self._memberships.groups):,}",
             )
 
     def _unbind_if_empty(self, group: str) -> None:
         topology = self._recovery.topology
         if topology is not None and group not in self._memberships.groups:
-            topology.unbind(self._key(group))
+            topology.bindings.leave(self._key(group))
 
     # group_expiry
 

@@ -29,6 +29,7 @@ from ..amqp.state import StateMachine
 from ..config.options import Options
 from ..errors import AmqpError, ConnectionClosed, LoopEnded, describe, is_retryable
 from ..local.counts import Counts
+from ..local.pace import Pace
 from ..local.queue_names import QueueNames
 from ..log import RateLimitedWarning
 from .outage import Outage
@@ -147,6 +148,8 @@ class Recovery:
         self.probe = Probe(
             names.newest, options.remote_capacity + options.local_capacity, options.expiry
         )
+        #: How many AMQP channels RabbitMQ rewards in a burst of bindings.
+        self._pace = Pace()
         self._loop = asyncio.get_running_loop()
         self._log = NamedLogger(logger, options.connection_name)
         self._state = StateMachine(
@@ -370,6 +373,7 @@ class Recovery:
                     self._listener.drop_oversized,
                     self.probe,
                     self._counts.publishes,
+                    self._pace,
                 )
                 await topology.start(self._listener.routing_keys)
                 await self._listener.topology_starting(topology)
@@ -437,7 +441,7 @@ class Recovery:
         _finish(self._waiters, None)
         _finish(self._patient_waiters, None)
         self._log.info("Connected to RabbitMQ at %s", topology.protocol.endpoint)
-        topology.bind_only(self._listener.routing_keys())  # some came or went meanwhile
+        topology.bindings.want_only(self._listener.routing_keys())  # some came or went meanwhile
         self._tell(partial(self._listener.topology_started, topology))
 
     def _tell(self, news: Callable[[], None]) -> None:

@@ -14,7 +14,7 @@ from ..amqp.calls import Calls
 from ..amqp.channel import NO_LIMIT, Channel, OnDelivery, OnOversized
 from ..amqp.counts import PublishCounts
 from ..amqp.frames import Method
-from ..amqp.futures import Shared, retrieve
+from ..amqp.futures import retrieve
 from ..amqp.log import NamedLogger
 from ..amqp.protocol import Protocol
 from ..config.options import Options
@@ -30,7 +30,9 @@ from ..errors import (
     describe,
 )
 from ..local.background import Background
+from ..local.pace import Pace
 from ..local.queue_names import QueueNames
+from .bindings import Bindings
 from .probe import Probe
 
 logger = logging.getLogger(__name__)
@@ -86,6 +88,7 @@ class Topology:
         on_oversized: OnOversized,
         probe: Probe | None = None,
         counts: PublishCounts | None = None,
+        pace: Pace | None = None,
     ) -> None:
         if protocol.channel_max < LEAST_CHANNELS:
             raise ChannelClosed(
@@ -131,14 +134,20 @@ class Topology:
             max_body=options.max_message_size,
             on_oversized=on_oversized,
         )
-        #: The routing keys that are bound, or on the way to it, with RabbitMQ's answer.
-        self._bindings: dict[str, Shared[Method]] = {}
-        #: How many bindings RabbitMQ has been asked for and not confirmed yet.
-        self.unbound = 0
+        #: The bindings of the process's queue.
+        self.bindings = Bindings(
+            protocol,
+            options.groups_exchange,
+            self._binder,
+            lambda: protocol.open_channel(on_closed=self._binding_channel_closed),
+            pace or Pace(),
+            self._bindings_silent,
+            _LOOK_TIMEOUT,
+        )
 
     def __repr__(self) -> str:
         state = "ended" if self.ended.done() else "live"
-        return f"<Topology {self._queue_name} {state}, {len(self._bindings)} bindings>"
+        return f"<Topology {self._queue_name} {state}, {len(self.bindings)} bindings>"
 
     def _open_publisher(self) -> Channel:
         return self.protocol.open_channel(
@@ -177,20 +186,16 @@ class Topology:
             queue=self._queue_name, consumer_tag=self.protocol.consumer_tag, exclusive=True
         )
         consumes = self._consumer.call(consume)
+        consumes.add_done_callback(retrieve)  # the first that fails is enough to know
         if self._probe is not None:
-            self._bind_queue(self._probe.routing_key).add_done_callback(retrieve)
-        for key in list(routing_keys()):
-            self.bind(key)
-        # Answers come in order: when this one is there, all bindings are.
-        bound = self._binder.call(self._look())
-        for answer in (consumes, bound):  # the first that fails is enough to know
-            answer.add_done_callback(retrieve)
+            exchange = self._options.groups_exchange
+            probed = self._binder.bind(self._queue_name, exchange, [self._probe.routing_key])
+            probed.add_done_callback(retrieve)
+        self.bindings.open(self._queue_name)
         await self._answer(prefetched)
         await self._answer(consumes)
-        self._expect(bound)
-        await asyncio.wait({bound}, timeout=_BINDING_PATIENCE)
-        if bound.done():
-            bound.result()
+        await self.bindings.bind_all(routing_keys())
+        await self.bindings.wait_settled(_BINDING_PATIENCE)
         self._verify_later(_VERIFY[0])
 
     async def _declare_exchange(self) -> None:
@@ -267,6 +272,14 @@ class Topology:
             # the connection's own error, or None if it was closed on our side.
             self._end(self.protocol.error)
 
+    def _binding_channel_closed(self, channel: Channel, reason: Exception | None) -> None:
+        """Handle the end of a channel that was opened for a burst of bindings."""
+        if reason is not None:
+            self._channel_closed(channel, reason)
+
+    def _bindings_silent(self) -> None:
+        self._end(ConnectionClosed(f"RabbitMQ did not answer for {_LOOK_TIMEOUT:g} s"))
+
     def _replace_publisher(self, channel: Channel, reason: Exception | None) -> bool:
         """Publish on another channel, if this one was closed over the size of a message.
 
@@ -291,6 +304,7 @@ class Topology:
 
     def _end(self, reason: Exception | None) -> None:
         self._timers.cancel()
+        self.bindings.end(reason)
         if not self.ended.done():  # errors on two channels may come at once
             self.ended.set_result(reason)
 
@@ -487,7 +501,7 @@ class Topology:
         if since is not None and self._loop.time() - since >= longest:
             self._end(ConnectionClosed(f"RabbitMQ confirmed nothing for {longest:g} s"))
 
-    # The process's queue and its bindings
+    # The process's queues
 
     async def purge(self) -> None:
         """Purge the process's queue; once done, nothing of it is on its way either."""
@@ -516,54 +530,3 @@ class Topology:
         cancel = pamqp.commands.Basic.Cancel(consumer_tag=self._earlier.pop(queue_name))
         await self._answer(self._consumer.call(cancel))
         await self._answer(self.calls.run(pamqp.commands.Queue.Delete(queue=queue_name)))
-
-    @property
-    def bound(self) -> int:
-        """How many routing keys RabbitMQ has confirmed the binding for."""
-        return len(self._bindings) - self.unbound
-
-    def is_bound(self, routing_key: str) -> bool:
-        """Whether RabbitMQ confirmed the binding for a routing key."""
-        binding = self._bindings.get(routing_key)
-        return binding is not None and binding.done()
-
-    def bind(self, routing_key: str) -> Shared[Method]:
-        """Bind the queue for a routing key, once; the answer is for all who ask."""
-        binding = self._bindings.get(routing_key)
-        if binding is None:
-            answer = self._bind_queue(routing_key)
-            self.unbound += 1
-            answer.add_done_callback(self._binding_done)
-            binding = self._bindings[routing_key] = Shared(answer)
-        return binding
-
-    def _bind_queue(self, routing_key: str) -> asyncio.Future[Method]:
-        return self._binder.call(
-            pamqp.commands.Queue.Bind(
-                queue=self._queue_name,
-                exchange=self._options.groups_exchange,
-                routing_key=routing_key,
-            )
-        )
-
-    def _binding_done(self, answer: asyncio.Future[Method]) -> None:
-        self.unbound -= 1
-
-    def unbind(self, routing_key: str) -> None:
-        """Unbind the queue, if it is bound for a routing key. An error ends the topology."""
-        if self._bindings.pop(routing_key, None) is not None:
-            self._binder.call(
-                pamqp.commands.Queue.Unbind(
-                    queue=self._queue_name,
-                    exchange=self._options.groups_exchange,
-                    routing_key=routing_key,
-                )
-            ).add_done_callback(retrieve)
-
-    def bind_only(self, routing_keys: Iterable[str]) -> None:
-        """Start to bind those of ``routing_keys`` that are not bound, and to unbind all others."""
-        wanted = set(routing_keys)
-        for key in self._bindings.keys() - wanted:
-            self.unbind(key)
-        for key in wanted:
-            self.bind(key)

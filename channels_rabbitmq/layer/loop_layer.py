@@ -264,9 +264,12 @@ class LoopLayer:
         channels: Collection[str] = (name,)
         if kind == GROUP_KEY:
             channels = self._members_of(name)
-            if not channels and name.startswith(MARK):
+            if not channels:
                 source.ack(tag)
-                self._handle_request(source, body, name, message)
+                if name.startswith(MARK):
+                    self._handle_request(source, body, name, message)
+                else:
+                    self._groups.note_vain(name)
                 return
         elif mailboxes.find(name) is None and not self._names.is_channel(name):
             self._warn_bad(body, BadMessage("it is for a channel that this process cannot have"))

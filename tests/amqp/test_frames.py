@@ -26,9 +26,11 @@ from channels_rabbitmq.amqp.frames import (
     Decoder,
     Method,
     encode_ack,
+    encode_bind,
     encode_method,
     encode_publish,
     encode_start_ok,
+    encode_unbind,
 )
 from channels_rabbitmq.errors import BadBytesFromServer
 from tests.helpers.scripted import content
@@ -604,3 +606,29 @@ def test_unknown_frame_is_refused_at_its_header() -> None:
     start = b"\x05\x00\x00\x00\x00\x00\x24"
     for cut in range(1, 7):
         assert outcome(start[:cut], start[cut:]) == ([], True)
+
+
+@given(
+    st.lists(st.text("abc_.!:-é€ ", max_size=60), min_size=1, max_size=5),
+    st.text("abc_.:-", min_size=1, max_size=60),
+    st.integers(1, 65535),
+)
+def test_bindings_by_hand(keys: list[str], queue: str, channel: int) -> None:
+    """They are what pamqp makes of them; only the last bind is answered."""
+    names = [key.encode() for key in keys]
+    binds = encode_bind(channel, queue.encode(), b"groups", names)
+    assert binds == b"".join(
+        encode_method(
+            channel,
+            pamqp.commands.Queue.Bind(
+                queue=queue, exchange="groups", routing_key=key, nowait=number < len(keys)
+            ),
+        )
+        for number, key in enumerate(keys, 1)
+    )
+    assert encode_unbind(channel, queue.encode(), b"groups", names) == b"".join(
+        encode_method(
+            channel, pamqp.commands.Queue.Unbind(queue=queue, exchange="groups", routing_key=key)
+        )
+        for key in keys
+    )

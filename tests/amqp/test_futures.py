@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from channels_rabbitmq.amqp.futures import Deadlines, Shared, follow, retrieve, without_result
+from channels_rabbitmq.amqp.futures import Deadlines, follow, retrieve, without_result
 from tests.helpers.clock import Clock
 
 
@@ -56,34 +56,6 @@ async def test_cancelled_follower(future: asyncio.Future[str]) -> None:
 
     assert others[0].cancelled()
     assert others[2].result() == "done"
-
-
-async def test_shared(future: asyncio.Future[str]) -> None:
-    """Each follower gets the result, before or after it is there; cancelling concerns only one."""
-    shared = Shared(future)
-    first, cancelled, last = shared.follow(), shared.follow(), shared.follow()
-    cancelled.cancel()
-    assert not shared.done()
-    future.set_result("done")
-
-    assert [await first, await last] == ["done", "done"]
-    assert shared.done()
-    late = shared.follow()
-    assert late.result() == "done"
-
-
-async def test_shared_error(future: asyncio.Future[str]) -> None:
-    """Each follower gets the error; where there is none, nobody has to ask for it."""
-    shared, alone = Shared(future), Shared(future)
-    follower = shared.follow()
-    future.set_exception(LookupError())
-    with pytest.raises(LookupError):
-        await follower
-    with pytest.raises(LookupError):
-        await shared.follow()
-    assert alone.done()
-    del future, shared, alone
-    gc.collect()
 
 
 async def test_deadlines() -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from channels_rabbitmq.broker import recovery
+from channels_rabbitmq.broker import bindings, recovery
 
 from .fake_rabbit import FakeRabbit, running
 
@@ -15,6 +15,12 @@ from .fake_rabbit import FakeRabbit, running
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connect again at once."""
     monkeypatch.setattr(recovery, "FIRST_DELAY", 0.01)
+
+
+@pytest.fixture(autouse=True)
+def no_lingering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unbind at once after the last member; ``test_bindings.py`` has what lingers."""
+    monkeypatch.setattr(bindings, "LINGER", 0.0)
 
 
 @pytest.fixture

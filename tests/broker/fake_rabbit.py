@@ -216,7 +216,8 @@ class FakeRabbit:
             return
         key = (method.exchange, method.routing_key)
         self.bindings.setdefault(key, set()).add(method.queue)
-        link.peer.send(channel, Queue.BindOk())
+        if not method.nowait:
+            link.peer.send(channel, Queue.BindOk())
 
     def _on_queue_unbind(self, link: Link, channel: int, method: Queue.Unbind, body: bytes) -> None:
         self.bindings.get((method.exchange, method.routing_key), set()).discard(method.queue)

@@ -18,7 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pamqp.commands import Basic, Connection, Queue
 
-from channels_rabbitmq.amqp.frames import Method
 from channels_rabbitmq.broker import recovery as module
 from channels_rabbitmq.broker.recovery import (
     RECOVERY_MOVES,
@@ -160,7 +159,7 @@ class TestConnecting:
             here.state.memberships.establish("late", f"{here.queue_name}!a", 0.0)
 
         monkeypatch.setattr(Topology, "start", join_meanwhile)
-        await here.recovery.run(lambda topology: topology.bind("late").follow())
+        await here.recovery.run(lambda topology: topology.bindings.join("late"))
         assert rabbit.bound() == {"late": [here.queue_name]}
         await here.close()
 
@@ -251,12 +250,12 @@ class TestRun:
         async with process(port) as here:
             seen: list[Topology] = []
 
-            def operation(topology: Topology) -> asyncio.Future[Method]:
+            def operation(topology: Topology) -> asyncio.Future[None]:
                 seen.append(topology)
                 if len(seen) <= 2:
                     rabbit.silent = (Queue.Bind,)
                     asyncio.get_running_loop().call_later(0.02, restart)
-                return topology.bind("room").follow()
+                return topology.bindings.join("room")
 
             def restart() -> None:
                 rabbit.silent = ()
@@ -277,8 +276,8 @@ class TestRun:
                 tried.append(topology)
                 if len(tried) == 1:
                     rabbit.cut()
-                    await topology.bind("room").follow()  # its answer may still come
-                    await topology.bind("other").follow()
+                    await topology.bindings.join("room")  # its answer may still come
+                    await topology.bindings.join("other")
                 topology.require_live()
 
             with contextlib.suppress(ConnectionClosed):
@@ -331,7 +330,7 @@ class TestRun:
             rabbit.refuse = lambda method: (
                 next(refusals, None) if isinstance(method, Queue.Bind) else None
             )
-            await here.recovery.run(lambda topology: topology.bind("room").follow())
+            await here.recovery.run(lambda topology: topology.bindings.join("room"))
             assert here.events == ["started", "ended", "started"]
 
     async def test_after_the_end(self, port: int) -> None:

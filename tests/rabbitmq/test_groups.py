@@ -9,6 +9,7 @@ import asyncio
 
 import pytest
 
+from channels_rabbitmq.broker import bindings
 from devtools.broker import Broker
 from tests.helpers import rabbit
 from tests.helpers.rabbit import MakeLayer
@@ -42,9 +43,10 @@ async def test_adding_twice_is_adding_once(make_layer: MakeLayer) -> None:
 
 
 async def test_one_binding_for_each_group(
-    make_layer: MakeLayer, broker: Broker, vhost: str
+    make_layer: MakeLayer, broker: Broker, vhost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The queue is bound when a group's first channel joins, and unbound when the last leaves."""
+    monkeypatch.setattr(bindings, "LINGER", 0.1)
     layer = make_layer()
     one, two = await layer.new_channel(), await layer.new_channel()
     await asyncio.gather(
@@ -67,8 +69,28 @@ async def still_bound(broker: Broker, vhost: str, groups: list[str]) -> bool:
     return [key for key, _ in await rabbit.bindings(broker, vhost)] == groups
 
 
-async def test_coming_and_going_at_once(make_layer: MakeLayer, broker: Broker, vhost: str) -> None:
+async def test_reloaded_page(make_layer: MakeLayer, broker: Broker, vhost: str) -> None:
+    """A group that is left keeps its binding for the next join, unless a message comes for it."""
+    layer = make_layer()
+    before, after = await layer.new_channel(), await layer.new_channel()
+    await layer.group_add("user", before)
+    await layer.group_discard("user", before)
+    await layer.send(after, {"type": "fence"})
+    assert await still_bound(broker, vhost, ["user"])
+    await layer.group_add("user", after)
+    await layer.group_send("user", {"type": "after"})
+    assert await layer.receive(after) == {"type": "fence"}
+    assert await layer.receive(after) == {"type": "after"}
+    await layer.group_discard("user", after)
+    await layer.group_send("user", {"type": "in vain"})
+    await until(lambda: still_bound(broker, vhost, []), timeout=bindings.LINGER - 1)
+
+
+async def test_coming_and_going_at_once(
+    make_layer: MakeLayer, broker: Broker, vhost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Joining and leaving that are under way together end as the last call of each wanted."""
+    monkeypatch.setattr(bindings, "LINGER", 0.1)
     layer = make_layer()
     channels = [await layer.new_channel() for _ in range(20)]
     calls = []

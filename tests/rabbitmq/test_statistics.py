@@ -70,6 +70,7 @@ async def test_messages(make_layer: MakeLayer) -> None:
     numbers = checked(layer)
     assert (numbers.delivered, numbers.unread, numbers.waiting) == (7, 0, 0)
     assert (numbers.channels, numbers.groups, numbers.oldest_waiting) == (0, 0, 0.0)
+    assert (numbers.bindings, numbers.bindings_lingering) == (1, 1)
     assert not any(numbers.dropped.values())
 
 
