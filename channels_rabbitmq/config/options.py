@@ -9,6 +9,7 @@ the traceback holds a password, a key or a URL.
 from __future__ import annotations
 
 import difflib
+import enum
 import re
 import ssl
 from collections.abc import Callable, Mapping
@@ -25,7 +26,19 @@ from .hints import HINTS
 from .parsers import Hook
 from .url import InvalidUrl, parse
 
-__all__ = ["DEFAULT_HOST", "OPTIONS", "Config", "Hook", "Option", "Options", "OtherOptions"]
+__all__ = [
+    "DEFAULT_HOST",
+    "OPTIONS",
+    "Config",
+    "Fault",
+    "Hook",
+    "Option",
+    "Options",
+    "OtherOptions",
+    "Refusal",
+    "make_endpoints",
+    "refusals",
+]
 
 DEFAULT_HOST = "amqp://guest:guest@127.0.0.1"
 
@@ -136,10 +149,14 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
             "'msgpack', 'json', or the dotted path of a class of your own",
         ),
         "on_disconnect": Option(
-            None, parsers.hook, "function to call when the connection to RabbitMQ was lost"
+            None,
+            parsers.hook,
+            "function, or its dotted path, to call when the connection to RabbitMQ was lost",
         ),
         "on_reconnect": Option(
-            None, parsers.hook, "function to call when RabbitMQ is back after that"
+            None,
+            parsers.hook,
+            "function, or its dotted path, to call when RabbitMQ is back after that",
         ),
     }
 )
@@ -166,8 +183,8 @@ class OtherOptions(TypedDict, total=False):
     normal_queue_type: Literal["classic", "quorum"]
     symmetric_encryption_keys: list[str] | tuple[str, ...] | None
     serializer_format: str
-    on_disconnect: Hook | None
-    on_reconnect: Hook | None
+    on_disconnect: Hook | str | None
+    on_reconnect: Hook | str | None
 
 
 class Config(OtherOptions, total=False):
@@ -199,8 +216,9 @@ class Options:
     normal_queue_type: str
     symmetric_encryption_keys: tuple[str, ...] = field(repr=False)
     serializer_format: str
-    on_disconnect: Hook | None
-    on_reconnect: Hook | None
+    #: As given: a dotted path is followed when the layer is first used.
+    on_disconnect: Hook | str | None
+    on_reconnect: Hook | str | None
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> Options:
@@ -265,25 +283,93 @@ def _parse(config: Mapping[str, object]) -> dict[str, Any]:
     }
     if values["local_expiry"] is None:
         values["local_expiry"] = values["expiry"]
-    values["endpoints"] = _endpoints(values.pop("host"), values.pop("ssl_context"))
+    values["endpoints"] = make_endpoints(values.pop("host"), values.pop("ssl_context"))
     return values
 
 
-def _endpoints(
+#: TLS contexts by what they were made of; under None is the one for URLs that ask for nothing.
+_Contexts = dict[tls.TlsParameters | None, ssl.SSLContext | None]
+
+
+def make_endpoints(
     urls: list[tuple[str, str]], ssl_context: ssl.SSLContext | None
 ) -> tuple[Endpoint, ...]:
+    """What URLs, each after where it stands in the configuration, lead to.
+
+    Raises :class:`django.core.exceptions.ImproperlyConfigured`, from frames that have the URLs in
+    their variables.
+    """
     # Nodes of one cluster mostly share their files, and a context is costly to fill.
-    contexts: dict[tls.TlsParameters | None, ssl.SSLContext | None] = {None: ssl_context}
+    contexts: _Contexts = {None: ssl_context}
     endpoints = []
     for place, url in urls:
         try:
-            endpoint, parameters = parse(url, has_context=ssl_context is not None)
-            if parameters is not None and parameters not in contexts:
-                contexts[parameters] = tls.build_context(parameters)
-            context = contexts[parameters]
-            if context is not None:
-                tls.check_client(context, endpoint.server_hostname)
+            endpoints.append(_endpoint(url, contexts))
         except (InvalidUrl, tls.InvalidTls) as err:
-            raise ImproperlyConfigured(f"Option {place!r} cannot be used: {err}.") from err
-        endpoints.append(replace(endpoint, tls=context))
+            raise ImproperlyConfigured(_cannot_be_used(place, err)) from err
     return tuple(endpoints)
+
+
+def _endpoint(url: str, contexts: _Contexts) -> Endpoint:
+    endpoint, parameters = parse(url, has_context=contexts[None] is not None)
+    if parameters is not None and parameters not in contexts:
+        contexts[parameters] = tls.build_context(parameters)
+    context = contexts[parameters]
+    if context is not None:
+        tls.check_client(context, endpoint.server_hostname)
+    return replace(endpoint, tls=context)
+
+
+def _cannot_be_used(place: str, error: Exception) -> str:
+    return f"Option {place!r} cannot be used: {error}."
+
+
+# Everything that is wrong
+
+
+class Fault(enum.Enum):
+    """How an option is wrong."""
+
+    #: There is no such option.
+    UNKNOWN = "unknown"
+    #: There is none here: it belongs to another channel layer or library.
+    FOREIGN = "foreign"
+    #: The value is of the wrong kind, or out of range.
+    VALUE = "value"
+    #: A URL cannot be understood.
+    URL = "url"
+    #: TLS cannot be set up as a URL, with ``ssl_context``, asks for it.
+    TLS = "tls"
+
+
+class Refusal(NamedTuple):
+    """One thing that is wrong with a configuration. The text is fit for a log."""
+
+    fault: Fault
+    option: str
+    text: str
+
+
+def refusals(config: Mapping[str, object]) -> list[Refusal]:
+    """Everything that :meth:`Options.from_config` would refuse; empty if it would not."""
+    found = [
+        Refusal(Fault.FOREIGN if name in HINTS else Fault.UNKNOWN, name, _unknown(name))
+        for name in config
+        if name not in OPTIONS
+    ]
+    values: dict[str, Any] = {}
+    for name, option in OPTIONS.items():
+        try:
+            values[name] = option.parse(name, config.get(name, option.default))
+        except ImproperlyConfigured as err:
+            found.append(Refusal(Fault.VALUE, name, str(err)))
+    # A context that is wrong leaves the URLs to be looked at as if there were none.
+    contexts: _Contexts = {None: values.get("ssl_context")}
+    for place, url in values.get("host", ()):
+        try:
+            _endpoint(url, contexts)
+        except InvalidUrl as err:
+            found.append(Refusal(Fault.URL, place, _cannot_be_used(place, err)))
+        except tls.InvalidTls as err:
+            found.append(Refusal(Fault.TLS, place, _cannot_be_used(place, err)))
+    return found

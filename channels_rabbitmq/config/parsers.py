@@ -35,6 +35,9 @@ _EXCHANGE_NAME = re.compile(r"[A-Za-z0-9_.:@#,/ -]{1,127}")
 #: What a connection is called: printable ASCII, short enough to be in a consumer's tag.
 _CONNECTION_NAME = re.compile(r"[ -~]{1,200}")
 
+#: ``package.module.name``.
+_DOTTED_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+
 #: A hook: called without arguments, on the event loop that the connection lives on.
 Hook = Callable[[], "Awaitable[object] | object"]
 
@@ -205,8 +208,10 @@ def queue_type(name: str, value: object) -> str:
     return value
 
 
-def hook(name: str, value: object) -> Hook | None:
-    """Something to call, or None."""
-    if value is not None and not callable(value):
-        raise _wrong(name, value, "a function, plain or async, or None")
-    return value
+def hook(name: str, value: object) -> Hook | str | None:
+    """Something to call, the dotted path to it, or None."""
+    if value is None or callable(value):
+        return value
+    if isinstance(value, str) and _DOTTED_PATH.fullmatch(value):
+        return value
+    raise _wrong(name, value, "a function, plain or async, the dotted path of one, or None")

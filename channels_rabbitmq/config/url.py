@@ -66,6 +66,9 @@ _CHOICES = {
 }
 PARAMETERS = (*_TLS_PARAMETERS, *_NUMBERS, "auth_mechanism")
 
+#: What users may have at hand instead.
+_OTHER_SCHEMES = ("http", "https", "mysql", "nats", "postgres", "postgresql", "redis", "rediss")
+
 _ADDRESS = re.compile(r"(\[[^\[\]]+\]|[^:\[\]]*)(:.*)?")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SPACE_OR_CONTROL = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
@@ -138,7 +141,9 @@ def _split(url: str) -> SplitResult:
             "a URL starts with amqp:// or amqps://, such as amqp://user:pass@host/vhost"
         )
     if scheme.lower() not in ("amqp", "amqps"):
-        raise InvalidUrl("the URL's scheme must be amqp or amqps")
+        # Anything else may be a part of a password.
+        other = f"; {scheme}:// is for another server" if scheme.lower() in _OTHER_SCHEMES else ""
+        raise InvalidUrl(f"the URL's scheme must be amqp or amqps{other}")
     parts = _split_valid(url)
     user_info, _, address = parts.netloc.rpartition("@")
     if (

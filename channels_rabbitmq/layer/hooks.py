@@ -7,6 +7,9 @@ import inspect
 import logging
 from collections.abc import Awaitable
 
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
 from ..amqp.log import NamedLogger
 from ..config.options import Hook, Options
 from ..local.background import Background
@@ -14,11 +17,35 @@ from ..local.background import Background
 logger = logging.getLogger(__name__)
 
 
+def find_hook(name: str, hook: Hook | str | None) -> Hook | None:
+    """What an option's dotted path leads to; anything else is given back.
+
+    Raises :class:`django.core.exceptions.ImproperlyConfigured` if that is nothing to be called.
+    """
+    if not isinstance(hook, str):
+        return hook
+    wrong = f"Option {name!r} must be a function, or the dotted path of one; {hook!r}"
+    try:
+        found: object = import_string(hook)
+    except ImportError as err:
+        raise ImproperlyConfigured(f"{wrong} cannot be imported: {err}") from err
+    if not callable(found):
+        raise ImproperlyConfigured(f"{wrong} is a {type(found).__name__}.")
+    return found
+
+
 class Hooks:
-    """The hooks of one loop layer, called on its event loop. What one raises is logged."""
+    """The hooks of one loop layer, called on its event loop. What one raises is logged.
+
+    Dotted paths are followed when it is made. That is at the first use of the layer: the module may
+    ask for the layer as it is imported.
+
+    Raises :class:`django.core.exceptions.ImproperlyConfigured` for one that leads nowhere.
+    """
 
     def __init__(self, options: Options) -> None:
-        self._options = options
+        self._on_disconnect = find_hook("on_disconnect", options.on_disconnect)
+        self._on_reconnect = find_hook("on_reconnect", options.on_reconnect)
         #: A connection was lost, and no other made since.
         self._lost = False
         self._background = Background(asyncio.get_running_loop(), options.connection_name)
@@ -27,13 +54,13 @@ class Hooks:
     def topology_ended(self) -> None:
         """The connection was lost."""
         self._lost = True
-        self._call("on_disconnect", self._options.on_disconnect)
+        self._call("on_disconnect", self._on_disconnect)
 
     def topology_started(self) -> None:
         """There is a connection: the first, or another after one was lost."""
         if self._lost:
             self._lost = False
-            self._call("on_reconnect", self._options.on_reconnect)
+            self._call("on_reconnect", self._on_reconnect)
 
     def cancel(self) -> None:
         """Cancel the hooks that still run, but for one that this is called from."""

@@ -91,6 +91,8 @@ class LoopLayer:
         self._warn_bad_message: dict[type, RateLimitedWarning] = {}
         self._log = NamedLogger(logger, options.connection_name)
         self._warn_oversized = RateLimitedWarning(self._log)
+        # First what may raise: recovery runs from the start.
+        self._hooks = Hooks(options)
         self.recovery = Recovery(options, names, self, local.counts)
         self._probe_body = self.recovery.probe.body
         self._health = HealthChecks(codec, self.recovery)
@@ -99,7 +101,6 @@ class LoopLayer:
         )
         #: Held while a costly message is copied for a reader: one in each turn of the loop.
         self.copying = asyncio.Lock()
-        self._hooks = Hooks(options)
         self.housekeeping = Housekeeping(options, local, self.loop)
         self._groups = Groups(options, local, self.recovery, self.loop)
         self.earlier = EarlierQueues(options, names, local, self.recovery, self.loop)

@@ -310,10 +310,12 @@ class TestSerializerAndHooks:
 
     @pytest.mark.parametrize("name", ["on_disconnect", "on_reconnect"])
     def test_hooks(self, name: str) -> None:
-        """They are functions, or None."""
+        """They are functions, dotted paths, or None."""
         assert getattr(options(**{name: print}), name) is print
         assert getattr(options(**{name: None}), name) is None
-        assert f"Option '{name}' must be a function" in error(**{name: "print"})
+        assert getattr(options(**{name: "chat.hooks.back"}), name) == "chat.hooks.back"
+        for wrong in ("print", "chat..back", ".back", "chat.", "chat hooks.back", 5):
+            assert f"Option '{name}' must be a function" in error(**{name: wrong})
 
 
 class TestHost:

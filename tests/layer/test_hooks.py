@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 
 from channels_rabbitmq.config.options import Options
 from channels_rabbitmq.layer.hooks import Hooks
@@ -81,3 +82,15 @@ async def test_a_hook_that_hangs_is_cancelled() -> None:
     await asyncio.sleep(0)
     made.topology_started()
     await until(lambda: sorted(ended) == ["back", "lost"])
+
+
+async def test_dotted_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path is followed when the hooks are made, and one that leads nowhere is refused then."""
+    calls = []
+    monkeypatch.setattr(asyncio, "lost_for_a_test", lambda: calls.append("lost"), raising=False)
+    made = hooks(on_disconnect="asyncio.lost_for_a_test")
+    made.topology_ended()
+    assert calls == ["lost"]
+    for path, says in (("asyncio.nothing", "cannot be imported"), ("asyncio.tasks", "is a module")):
+        with pytest.raises(ImproperlyConfigured, match=f"'on_reconnect' must be .* {says}"):
+            hooks(on_reconnect=path)

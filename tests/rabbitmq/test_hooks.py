@@ -6,8 +6,11 @@ import asyncio
 import logging
 
 import pytest
+from asgiref.sync import async_to_sync
+from django.core.exceptions import ImproperlyConfigured
 
 from channels_rabbitmq.core import RabbitmqChannelLayer
+from tests.helpers.proxy import Proxy
 from tests.helpers.rabbit import MakeLayer
 from tests.helpers.waiting import until
 
@@ -79,3 +82,13 @@ async def test_closing_in_a_hook(make_layer: MakeLayer) -> None:
     layer = make_layer(on_disconnect=end)
     await cut(layer)
     await asyncio.wait_for(closed.wait(), 10)
+
+
+async def test_a_path_that_leads_nowhere(make_layer: MakeLayer, proxy: Proxy) -> None:
+    """The first use of the layer says so, on its own loop and from plain code; nothing connects."""
+    layer = make_layer(host=proxy.url, on_reconnect="no.such.hook")
+    with pytest.raises(ImproperlyConfigured, match="'on_reconnect' must be"):
+        await asyncio.to_thread(async_to_sync(layer.group_send), "room", {"n": 1})
+    with pytest.raises(ImproperlyConfigured, match="'on_reconnect' must be"):
+        await layer.group_send("room", {"n": 1})
+    assert proxy.accepted == 0

@@ -22,6 +22,7 @@ from channels_rabbitmq.amqp import protocol
 from channels_rabbitmq.broker import recovery
 from channels_rabbitmq.config import url
 from channels_rabbitmq.config.options import DEFAULT_HOST, OPTIONS, Options
+from channels_rabbitmq.contrib import checks
 from channels_rabbitmq.core import RabbitmqChannelLayer
 from channels_rabbitmq.local.counts import CAUSES
 from channels_rabbitmq.statistics import Statistics
@@ -425,6 +426,8 @@ def test_modules_can_be_named() -> None:
 
 def _resolve(name: str) -> object:
     module, _, rest = name.rpartition(".")
+    if rest in checks.HINTS:
+        return rest
     try:
         return importlib.import_module(name)
     except ImportError:

@@ -72,7 +72,8 @@ def make() -> None:
 
     RabbitmqChannelLayer(expiri=5)  # type: ignore[call-arg]
     RabbitmqChannelLayer(local_capacity="100")  # type: ignore[arg-type]
-    RabbitmqChannelLayer(on_reconnect="print")  # type: ignore[arg-type]
+    RabbitmqChannelLayer(on_reconnect="chat.hooks.resynchronise")
+    RabbitmqChannelLayer(on_reconnect=5)  # type: ignore[arg-type]
     RabbitmqChannelLayer(5)  # type: ignore[arg-type]
 
 
