@@ -343,7 +343,11 @@ class LoopLayer:
 
     async def protocol(self) -> Protocol:
         """Wait for the open connection, however long."""
-        return (await self.recovery.wait_topology(patient=True)).protocol
+        while True:
+            topology = await self.recovery.wait_topology(patient=True)
+            if not topology.ended.done():
+                return topology.protocol
+            await asyncio.sleep(0)  # recovery learns of it in a turn of its own
 
     async def close(self) -> None:
         """Close the connection. May be called again, also at the same time.
