@@ -49,6 +49,9 @@ class Block:
     #: Why it cannot run.
     not_run: str
 
+    def __str__(self) -> str:
+        return f"{self.page}: {self.name or self.code[:30]}"
+
     @property
     def defines_only(self) -> bool:
         """Whether running it calls nothing: it has functions or classes, and no other statement."""
@@ -97,6 +100,22 @@ def _blocks(page: str) -> Iterator[Block]:
 def blocks() -> list[Block]:
     """All blocks of all pages."""
     return [block for page in PAGES for block in _blocks(page)]
+
+
+def code_blocks() -> list[Block]:
+    """The blocks that have a language."""
+    return [block for block in blocks() if block.language]
+
+
+def runs_here() -> list[Block]:
+    """The blocks that ``tests/rabbitmq/test_code_blocks.py`` runs."""
+    return [
+        block
+        for block in code_blocks()
+        if block.language == "python"
+        and not (block.run_by or block.not_run)
+        and (block.then or not named_in_a_test(block))
+    ]
 
 
 @functools.cache

@@ -1,74 +1,23 @@
-"""Every block of code in the documentation runs, or says why not."""
+"""Every block of Python in the documentation that no other test names runs on a private RabbitMQ.
+
+``tests/tools/test_docs.py`` sees to it that there is no block which nothing runs.
+"""
 
 from __future__ import annotations
 
 import ast
 import asyncio
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from channels_rabbitmq.config.options import Options
 from channels_rabbitmq.core import RabbitmqChannelLayer
-from tests.helpers.blocks import Block, blocks, named_in_a_test
-from tests.helpers.pages import DOCUMENTED_URL, ROOT
-
-_CODE = [block for block in blocks() if block.language]
-_HERE = [
-    block
-    for block in _CODE
-    if block.language == "python"
-    and not (block.run_by or block.not_run)
-    and (block.then or not named_in_a_test(block))
-]
+from tests.helpers.blocks import Block, runs_here
+from tests.helpers.pages import DOCUMENTED_URL
 
 
-def _name(block: Block) -> str:
-    return block.name or f"{block.page}: {block.code[:30]}"
-
-
-def test_something_runs_each() -> None:
-    """A block is run here, by a test that names it, or not for a reason that is given."""
-    idle = []
-    for block in _CODE:
-        assert not (block.run_by and block.not_run)
-        if block.run_by:
-            assert (ROOT / block.run_by).exists()
-        elif block in _HERE:
-            if block.defines_only and not block.then:
-                idle.append(f"{_name(block)}: nothing calls what it defines: add `.. then:`")
-        elif not block.not_run and not named_in_a_test(block):
-            idle.append(f"{_name(block)}: no test runs it: say why, `.. not run: REASON`")
-    assert not idle
-
-
-def test_names_are_unique() -> None:
-    """Each block of code has a name of its own."""
-    names = [block.name for block in _CODE]
-    assert "" not in names
-    assert len(names) == len(set(names))
-
-
-def test_literal_blocks_are_no_code() -> None:
-    """Python and commands are in code blocks, so that the above holds for them."""
-    literal = [block for block in blocks() if not block.language]
-    assert literal
-    assert not [_name(block) for block in literal if block.looks_like_code]
-
-
-def test_commands_are_valid() -> None:
-    """What is for a shell is a shell's language."""
-    commands = [block for block in _CODE if block.language == "shell"]
-    assert commands
-    for block in commands:
-        done = subprocess.run(
-            ["sh", "-n"], input=block.code, text=True, capture_output=True, check=False, timeout=20
-        )
-        assert (done.returncode, done.stderr) == (0, ""), _name(block)
-
-
-@pytest.mark.parametrize("block", _HERE, ids=_name)
+@pytest.mark.parametrize("block", runs_here(), ids=lambda block: block.name)
 async def test_it_runs(
     block: Block, layer: RabbitmqChannelLayer, private_url: str, certs: Path
 ) -> None:

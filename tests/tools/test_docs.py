@@ -8,6 +8,7 @@ import dataclasses
 import importlib
 import inspect
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -28,14 +29,10 @@ from channels_rabbitmq.local.counts import CAUSES
 from channels_rabbitmq.statistics import Statistics
 from channels_rabbitmq.wire.messages import GROUP_KEY
 from channels_rabbitmq.wire.serializers import make_codec
+from tests.helpers.blocks import PAGES, blocks, code_blocks, named_in_a_test, runs_here
 from tests.helpers.pages import README, ROOT, literals, read, run, snippet, snippets, table
 
 PACKAGE = ROOT / "channels_rabbitmq"
-PAGES = sorted(
-    str(path.relative_to(ROOT))
-    for pattern in ("*.rst", "docs/*.rst", "examples/**/*.rst")
-    for path in ROOT.glob(pattern)
-)
 #: Where the package index, which shows the README without its files, finds those.
 REPOSITORY = "https://github.com/CJWorkbench/channels_rabbitmq/blob/main/"
 #: Literals that name a file or a directory of this repository.
@@ -107,6 +104,50 @@ def test_index_has_every_page() -> None:
     linked = {node.get("refuri") for node in read("docs/index.rst").findall(nodes.reference)}
     pages = {Path(page).name for page in PAGES if page.startswith("docs/")}
     assert pages - {"index.rst"} <= linked
+
+
+# Blocks of code
+
+
+def test_something_runs_each() -> None:
+    """A block is run here, by a test that names it, or not for a reason that is given."""
+    idle = []
+    here = runs_here()
+    for block in code_blocks():
+        assert not (block.run_by and block.not_run)
+        if block.run_by:
+            assert (ROOT / block.run_by).exists()
+        elif block in here:
+            if block.defines_only and not block.then:
+                idle.append(f"{block}: nothing calls what it defines: add `.. then:`")
+        elif not block.not_run and not named_in_a_test(block):
+            idle.append(f"{block}: no test runs it: say why, `.. not run: REASON`")
+    assert not idle
+
+
+def test_names_are_unique() -> None:
+    """Each block of code has a name of its own."""
+    names = [block.name for block in code_blocks()]
+    assert "" not in names
+    assert len(names) == len(set(names))
+
+
+def test_literal_blocks_are_no_code() -> None:
+    """Python and commands are in code blocks, so that the above holds for them."""
+    literal = [block for block in blocks() if not block.language]
+    assert literal
+    assert not [str(block) for block in literal if block.looks_like_code]
+
+
+def test_commands_are_valid() -> None:
+    """What is for a shell is a shell's language."""
+    commands = [block for block in code_blocks() if block.language == "shell"]
+    assert commands
+    for block in commands:
+        done = subprocess.run(
+            ["sh", "-n"], input=block.code, text=True, capture_output=True, check=False, timeout=20
+        )
+        assert (done.returncode, done.stderr) == (0, ""), block
 
 
 # Options
