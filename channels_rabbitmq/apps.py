@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 
 
 class ChannelsRabbitmqConfig(AppConfig):
@@ -12,7 +12,11 @@ class ChannelsRabbitmqConfig(AppConfig):
     verbose_name = "Channel layer on RabbitMQ"
 
     def ready(self) -> None:
-        """Register the system checks."""
+        """Register the system checks, and the outbox's backend where there is an outbox."""
         from .contrib import checks
 
         checks.register()
+        if apps.is_installed("django_broadcaster"):
+            from .broadcaster import register
+
+            register()

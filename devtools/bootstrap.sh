@@ -110,6 +110,10 @@ has_browser() {
     command -v chromedriver && { command -v chromium || command -v chromium-browser || command -v google-chrome; }
 }
 
+has_postgresql() {
+    ls /usr/lib/postgresql/*/bin/postgres || command -v postgres
+}
+
 new_enough() {
     "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
 }
@@ -155,6 +159,7 @@ case ${1:-} in
         need_venv tox 'tox>=4.21'
         [ -n "${AMQP_URL:-}" ] || need_rabbitmq
         need openssl "$openssl" openssl version
+        want PostgreSQL "$postgresql" has_postgresql || echo "==> Left out: the tests of the outbox (no PostgreSQL)"
         if [ "${CHANNELS_RABBITMQ_BROWSER:-}" = required ]; then need Chromium "$chromium" has_browser; fi
         skip=${TOX_SKIP_ENV:-}
         has_browser >/dev/null || {
@@ -198,7 +203,7 @@ case ${1:-} in
         need_rabbitmq
         # Servers of the layers that ours is compared with. One that is not to be had is shown as missing.
         want Redis "$redis" command -v redis-server || :
-        want PostgreSQL "$postgresql" sh -c 'ls /usr/lib/postgresql/*/bin/postgres || command -v postgres' || :
+        want PostgreSQL "$postgresql" has_postgresql || :
         if [ "$1" = bench ]; then set -- benchmarks ${QUICK:+--quick}; else set -- tests.conformance; fi
         "$venv/bin/python" -m "$@"
         ;;

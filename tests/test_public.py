@@ -10,12 +10,14 @@ from types import ModuleType
 import pytest
 
 import channels_rabbitmq
+import channels_rabbitmq.broadcaster
 import channels_rabbitmq.connection
 import channels_rabbitmq.core
 import channels_rabbitmq.errors
 import channels_rabbitmq.statistics
 
 PUBLIC = (
+    channels_rabbitmq.broadcaster,
     channels_rabbitmq.connection,
     channels_rabbitmq.core,
     channels_rabbitmq.errors,
@@ -24,6 +26,7 @@ PUBLIC = (
 
 #: What users of version 5.0 may rely on. Adding a name is a feature; removing one breaks programs.
 NAMES = {
+    "channels_rabbitmq.broadcaster": {"OutboxEvent", "RabbitmqBackend", "register"},
     "channels_rabbitmq.connection": {"Connection", "Consumer", "MessageProperties"},
     "channels_rabbitmq.core": {"Config", "RabbitmqChannelLayer", "get_layer"},
     "channels_rabbitmq.errors": {

@@ -201,6 +201,36 @@ def serializer(name: str, value: object) -> str:
     return value
 
 
+def one_of(*allowed: str) -> Callable[[str, object], str]:
+    """Make the parser for one of a few words."""
+
+    def parse_one_of(name: str, value: object) -> str:
+        if not isinstance(value, str) or value not in allowed:
+            raise _wrong(name, value, f"one of {', '.join(map(repr, allowed))}")
+        return value
+
+    return parse_one_of
+
+
+def queue_or_none(name: str, value: object) -> str | None:
+    """The name of a queue that users may declare, or None."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise _wrong(name, value, "the name of a queue (str) or None")
+    if not 0 < len(value.encode()) <= 255 or value.startswith("amq."):
+        raise ImproperlyConfigured(
+            f"Option {name!r} must be the name of a queue: 1 to 255 bytes, not beginning with "
+            "'amq.', which RabbitMQ keeps to itself."
+        )
+    return value
+
+
+def bytes_or_none(name: str, value: object) -> int | None:
+    """A number of bytes, or None."""
+    return None if value is None else whole(1, 2**63 - 1)(name, value)
+
+
 def queue_type(name: str, value: object) -> str:
     """A type of queues that many may consume."""
     if not isinstance(value, str) or value not in ("classic", "quorum"):

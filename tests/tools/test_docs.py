@@ -24,6 +24,7 @@ from channels_rabbitmq.broker import recovery
 from channels_rabbitmq.config import url
 from channels_rabbitmq.config.options import DEFAULT_HOST, OPTIONS, Options
 from channels_rabbitmq.contrib import checks
+from channels_rabbitmq.contrib.outbox_options import OUTBOX_OPTIONS, OutboxOptions
 from channels_rabbitmq.core import RabbitmqChannelLayer
 from channels_rabbitmq.local.counts import CAUSES
 from channels_rabbitmq.statistics import Statistics
@@ -180,6 +181,20 @@ def test_every_option_is_documented(page: str) -> None:
             assert Options.from_config({name: None}) == options
         else:
             assert ast.literal_eval(default) == getattr(options, name)
+
+
+def test_every_option_of_the_outbox_is_documented() -> None:
+    """The outbox's table has all options and no others, with their true defaults."""
+    rows = {
+        row[0].astext(): row[1].astext() for row in table("docs/outbox.rst", "outbox-options-table")
+    }
+    assert list(rows) == list(OUTBOX_OPTIONS)
+    defaults = {name: option.default for name, option in OUTBOX_OPTIONS.items()}
+    assert rows.pop("routing_key") == '"{type}"'
+    assert OutboxOptions.from_dict({}).routing_key.fill({"type": "a"}) == "a"
+    assert {name: ast.literal_eval(text) for name, text in rows.items()} == {
+        name: defaults[name] for name in rows
+    }
 
 
 def test_every_option_has_a_section() -> None:
@@ -444,7 +459,7 @@ def test_dependencies_are_explained() -> None:
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
     extras = {name: _requirements(text) for name, text in setup["options.extras_require"].items()}
     needed = _requirements(setup["options"]["install_requires"])
-    needed |= extras["carehare"] | extras["cryptography"]
+    needed |= extras["broadcaster"] | extras["carehare"] | extras["cryptography"]
     for name, packages in (("dependencies", needed), ("test-dependencies", extras["test"])):
         rows = table("docs/architecture.rst", f"{name}-table")
         assert {text for row in rows for text in literals(row[0])} == packages

@@ -1,0 +1,323 @@
+"""Publishing from plain code: each call returns once RabbitMQ has confirmed, or raises.
+
+The connection lives on an event loop in a daemon thread, is made at the first use, in each process
+anew, and closed at the end of the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import os
+import random
+import threading
+import weakref
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from ..amqp.connect import connect, resolve
+from ..amqp.endpoint import Endpoint
+from ..amqp.protocol import Protocol
+from ..connection import Connection
+from ..errors import (
+    AmqpError,
+    ChannelClosedByServer,
+    ConnectionClosed,
+    NotConnected,
+    ServerSentNack,
+    describe,
+)
+from ..layer.loop_thread import LoopThread
+from .cloud_events import EncodedEvent
+
+__all__ = ["BlockingPublisher"]
+
+_T = TypeVar("_T")
+
+#: How long an answer of RabbitMQ counts as proof that it is well, in seconds.
+_FRESH = 1.0
+#: How long after a failure to connect the next attempt fails at once, in seconds: a batch of events
+#: is not to wait for the same silence once for each.
+_HOLD_OFF = 1.0
+#: How often a publish that waits looks for an alarm, in seconds.
+_LOOK_INTERVAL = 0.1
+#: How long the thread may take beyond a call's own time-out, in seconds, before it is given up.
+_THREAD_MARGIN = 5.0
+#: How long the closing handshake may take, in seconds, and how long to wait for the thread.
+_CLOSE_TIMEOUT = 1.0
+_EXIT_TIMEOUT = 2.0
+
+#: Every publisher of the process, for what concerns them all: exit and fork.
+_publishers: weakref.WeakSet[BlockingPublisher] = weakref.WeakSet()
+#: The task of each connection, which closes it. An event loop keeps no task from being collected.
+_tasks: set[asyncio.Task[None]] = set()
+#: What a forked child has from its parent. Kept, so that no destructor touches the parent's
+#: socket, loop or selector.
+_inherited: list[object] = []
+
+
+class BlockingPublisher:
+    """Publishes to one RabbitMQ, from any thread. Making one does no I/O.
+
+    ``prepare`` declares what is published to, on each new connection, and after RabbitMQ refused a
+    message. The text of ``name`` is the connection's.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        prepare: Callable[[Connection], Awaitable[None]],
+        name: object,
+    ) -> None:
+        self._endpoints = endpoints
+        self._prepare = prepare
+        self._name = name
+        #: Held while the thread is started or stopped.
+        self._lock = threading.Lock()
+        self._running = _Running()
+        _publishers.add(self)
+        weakref.finalize(self, self._running.stop).atexit = False
+
+    def publish(
+        self, exchange: str, routing_key: str, event: EncodedEvent, *, timeout: float
+    ) -> None:
+        """Publish a mandatory message; return once it is confirmed, within ``timeout`` seconds.
+
+        Raises :class:`~channels_rabbitmq.errors.NotConnected` if RabbitMQ is away, takes no
+        messages, or did not answer in time, :class:`.ServerSentNack` if a queue did not store it,
+        :class:`.MessageReturned` if there was no queue for it, and :class:`.ChannelClosedByServer`
+        if RabbitMQ refused it or what it is published to. Whether a message arrived that was not
+        confirmed is not known.
+        """
+        self._run(lambda link: link.publish(exchange, routing_key, event), timeout)
+
+    def check(self, *, timeout: float) -> None:
+        """Raise what :meth:`publish` raises unless RabbitMQ answers, or just did."""
+        self._run(_Link.check, timeout)
+
+    def close(self) -> None:
+        """Close the connection. The next call makes another."""
+        with self._lock:
+            self._running.stop(_EXIT_TIMEOUT)
+
+    def exit(self, timeout: float = 0.0) -> None:
+        """Close the connection as the interpreter exits; a lock may be held for ever by then."""
+        self._running.stop(timeout)
+
+    def forked(self) -> None:
+        """Start anew in a forked child, and touch nothing of the parent's."""
+        self._lock = threading.Lock()
+        self._running.disown()
+
+    def _run(self, operation: Callable[[_Link], Awaitable[_T]], timeout: float) -> _T:
+        thread, link = self._start()
+        call = link.limited(operation, timeout)
+        try:
+            future = asyncio.run_coroutine_threadsafe(call, thread.loop)
+        except RuntimeError:  # closed meanwhile, by another thread
+            call.close()
+            raise ConnectionClosed("the connection is closed") from None
+        try:
+            return future.result(timeout + _THREAD_MARGIN)
+        except concurrent.futures.CancelledError:
+            raise ConnectionClosed("the connection is closed") from None
+        except TimeoutError:
+            raise NotConnected("the thread of the connection does not answer", sent=True) from None
+        finally:
+            future.cancel()
+
+    def _start(self) -> tuple[LoopThread, _Link]:
+        with self._lock:
+            running = self._running
+            if running.thread is None or running.link is None:
+                thread = LoopThread("channels_rabbitmq outbox")
+                running.link = thread.run(
+                    lambda: _Link(thread.loop, self._endpoints, self._prepare, self._name)
+                )
+                running.thread = thread
+            return running.thread, running.link
+
+
+class _Running:
+    """What a publisher has while it is in use; apart from it, so that it can be collected."""
+
+    def __init__(self) -> None:
+        self.thread: LoopThread | None = None
+        self.link: _Link | None = None
+
+    def stop(self, timeout: float = 0.0) -> None:
+        """Leave RabbitMQ, and wait for that at most ``timeout`` seconds. May be called again."""
+        thread = self.thread
+        if thread is not None:
+            thread.stop(timeout)
+        if timeout:
+            self.thread = self.link = None
+
+    def disown(self) -> None:
+        """In a forked child: leave all of it to the parent."""
+        _inherited.append((self.thread, self.link))
+        if self.link is not None:
+            self.link.disown()
+        self.thread = self.link = None
+
+
+class _Link:
+    """The connection, on the thread's loop."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        endpoints: Sequence[Endpoint],
+        prepare: Callable[[Connection], Awaitable[None]],
+        name: object,
+    ) -> None:
+        self._loop = loop
+        self._endpoints = endpoints
+        self._prepare = prepare
+        self._name = name
+        #: Held while a connection is made or prepared.
+        self._opening = asyncio.Lock()
+        #: The connection that is made or used, or was last.
+        self._connection: Connection | None = None
+        #: The connection on which all is declared; None if that is to be done again.
+        self._prepared: Connection | None = None
+        #: When RabbitMQ last answered, by the loop's clock.
+        self._answered = -_FRESH
+        #: Until when calls fail at once, and with what.
+        self._held_off = 0.0
+        self._failure = ""
+        # Its cancellation, as the thread stops, closes the connection.
+        task = loop.create_task(self._close_in_the_end())
+        _tasks.add(task)
+        task.add_done_callback(_tasks.discard)
+
+    async def limited(self, operation: Callable[[_Link], Awaitable[_T]], timeout: float) -> _T:
+        """Do something within a time; a connection that is silent for as long is given up."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await operation(self)
+        except TimeoutError:
+            connection = self._connection
+            if connection is not None:
+                connection.protocol.abort()
+            raise NotConnected(
+                f"RabbitMQ did not answer within {timeout:g} s",
+                sent=connection is not None and connection is self._prepared,
+            ) from None
+
+    async def publish(self, exchange: str, routing_key: str, event: EncodedEvent) -> None:
+        connection = await self._open()
+        confirm = connection.publish(
+            event.body,
+            exchange_name=exchange,
+            routing_key=routing_key,
+            mandatory=True,
+            **event.properties,
+        )
+        try:
+            while not (await asyncio.wait({confirm}, timeout=_LOOK_INTERVAL))[0]:
+                # RabbitMQ tells of an alarm in answer to the first message.
+                _require_unblocked(connection, sent=True)
+            confirm.result()
+        except ServerSentNack:
+            self._answered = self._loop.time()
+            raise
+        except ChannelClosedByServer:
+            self._prepared = None  # somebody may have deleted it
+            raise
+        finally:
+            confirm.cancel()
+        self._answered = self._loop.time()
+
+    async def check(self) -> None:
+        connection = await self._open()
+        if self._loop.time() - self._answered < _FRESH:
+            return
+        # Every virtual host has this exchange, and asking for it needs no permission.
+        await connection.exchange_declare("amq.direct", passive=True)
+        self._answered = self._loop.time()
+
+    def disown(self) -> None:
+        if self._connection is not None:
+            self._connection.protocol.disown()
+
+    async def _open(self) -> Connection:
+        async with self._opening:
+            connection = self._connection
+            if connection is None or not connection.protocol.open:
+                connection = await self._connect()
+            if connection is not self._prepared:
+                await self._prepare(connection)
+                self._prepared = connection
+                self._answered = self._loop.time()
+        _require_unblocked(connection, sent=False)
+        return connection
+
+    async def _connect(self) -> Connection:
+        if self._loop.time() < self._held_off:
+            raise NotConnected(self._failure)
+        failures = []
+        for endpoint in random.sample(self._endpoints, len(self._endpoints)):
+            try:
+                return await self._connect_to(endpoint)
+            except (OSError, AmqpError) as err:
+                failures.append(f"{endpoint}: {describe(err)}")
+            except asyncio.CancelledError:  # out of time
+                self._hold_off([*failures, f"{endpoint}: no answer in time"])
+                raise
+        self._hold_off(failures)
+        raise NotConnected(self._failure)
+
+    def _hold_off(self, failures: list[str]) -> None:
+        self._failure = f"Cannot connect to RabbitMQ. {'; '.join(failures)}"
+        self._held_off = self._loop.time() + _HOLD_OFF
+
+    async def _connect_to(self, endpoint: Endpoint) -> Connection:
+        async with asyncio.timeout(endpoint.connect_timeout):
+            addresses = await resolve(endpoint.host, endpoint.port)
+        random.shuffle(addresses)
+        for address in addresses:
+            protocol = Protocol(endpoint, self._loop, name=str(self._name))
+            self._connection = connection = Connection(protocol, None)
+            try:
+                await connect(protocol, address)
+            except (OSError, AmqpError):
+                if address == addresses[-1]:
+                    raise
+            else:
+                return connection
+        raise ConnectionClosed(f"{endpoint.host} has no address")
+
+    async def _close_in_the_end(self) -> None:
+        try:
+            await self._loop.create_future()
+        finally:
+            if self._connection is not None:
+                protocol = self._connection.protocol
+                protocol.close()
+                await asyncio.wait({protocol.closed}, timeout=_CLOSE_TIMEOUT)
+                protocol.abort()
+
+
+def _require_unblocked(connection: Connection, *, sent: bool) -> None:
+    blocked = connection.protocol.blocked
+    if blocked is not None:
+        raise NotConnected(f"RabbitMQ takes no messages: {blocked}", sent=sent)
+
+
+def _exit() -> None:
+    publishers = list(_publishers)
+    for publisher in publishers:  # all of them leave RabbitMQ at the same time
+        publisher.exit()
+    for publisher in publishers:
+        publisher.exit(_EXIT_TIMEOUT)
+
+
+def _forked() -> None:
+    for publisher in list(_publishers):
+        publisher.forked()
+
+
+atexit.register(_exit)
+os.register_at_fork(after_in_child=_forked)
