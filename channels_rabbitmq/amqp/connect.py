@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import ipaddress
 import socket
+from collections.abc import Callable
 
 from .errors import ConnectionClosed
 from .protocol import Protocol
 
-__all__ = ["connect", "resolve"]
+__all__ = ["Step", "connect", "resolve"]
 
 
-async def connect(protocol: Protocol, address: str | None = None) -> None:
+class Step(enum.StrEnum):
+    """The steps to an open connection, in order. Without TLS there is no such step."""
+
+    RESOLVE = "resolve"
+    CONNECT = "connect"
+    TLS = "TLS"
+    LOG_IN = "log in"
+
+
+def _ignore(step: Step) -> None:
+    """Observe nothing."""
+
+
+async def connect(
+    protocol: Protocol,
+    address: str | None = None,
+    *,
+    on_step: Callable[[Step], None] = _ignore,
+) -> None:
     """Connect and log in, within the endpoint's ``connect_timeout`` in all.
 
     ``address`` is one of the addresses of the endpoint's host, where that was resolved before. The
-    caller makes the protocol, so that it can :meth:`.Protocol.cut` it meanwhile.
+    caller makes the protocol, so that it can :meth:`.Protocol.cut` it meanwhile. ``on_step`` is
+    called as each step begins; what is raised is raised in the one that began last.
 
     Raises :class:`OSError` (TLS and :class:`TimeoutError` included),
     :class:`.ConnectionClosedByServer` (wrong password, no such virtual host), or
@@ -27,10 +48,14 @@ async def connect(protocol: Protocol, address: str | None = None) -> None:
     try:
         async with asyncio.timeout(endpoint.connect_timeout):
             if address is None:
+                on_step(Step.RESOLVE)
                 address = (await resolve(endpoint.host, endpoint.port))[0]
+            on_step(Step.CONNECT)
             sock = _make_socket(address)
             protocol.attach(sock)
             await protocol.loop.sock_connect(sock, (address, endpoint.port))
+            if endpoint.tls is not None:
+                on_step(Step.TLS)
             await protocol.loop.create_connection(
                 lambda: protocol,
                 sock=sock,
@@ -38,6 +63,7 @@ async def connect(protocol: Protocol, address: str | None = None) -> None:
                 # To asyncio, None would mean the address.
                 server_hostname=(endpoint.server_hostname or "") if endpoint.tls else None,
             )
+            on_step(Step.LOG_IN)
             await asyncio.shield(protocol.opened)
     except BaseException as err:
         given_up = ConnectionClosed("connecting was given up")
