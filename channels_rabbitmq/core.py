@@ -32,6 +32,7 @@ from .errors import (
     ServerSentNack,
     describe,
 )
+from .events import EventKind
 from .layer import receiving
 from .layer.loop_layer import LoopLayer
 from .layer.owner import Owner
@@ -180,6 +181,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         except ServerSentNack as err:
             del body
             _take_frames_off(err)
+            self._owner.counts.events.tell(EventKind.REFUSED, name=channel)
             # The nack is the same where the node is down that has the queue.
             raise exceptions.ChannelFull(
                 f"Queue {queue_name} is full (remote_capacity {self.options.remote_capacity}), "
@@ -193,7 +195,12 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
             refused = isinstance(err, ChannelClosedByServer) and _size_limit(err) is None
             if refused and not mark:
                 raise err  # RabbitMQ refuses the queue of a normal channel: that is no outage
-            raise self._count_unsent(self._not_connected(err)) from None
+            error = self._not_connected(err)
+            self._owner.counts.fail(channel, error.sent, str(error))
+            raise error from None
+        except exceptions.ChannelFull:  # of a normal channel
+            self._owner.counts.events.tell(EventKind.REFUSED, name=channel)
+            raise
 
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message of a channel of this process, or of a normal channel.
@@ -299,6 +306,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
                 LoopLayer.publish, options.groups_exchange, key, body, repeat=False
             )
         except ServerSentNack:
+            self._owner.counts.events.tell(EventKind.REFUSED, name=group)
             self._warn_group_send(
                 "Message to group %s not taken for at least one process: its queue is full "
                 "(remote_capacity %d), or not reached",
@@ -310,7 +318,8 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
             del body
             _take_frames_off(err)
             self._require_taken_size(err, size)
-            error = self._count_unsent(self._not_connected(err))
+            error = self._not_connected(err)
+            self._owner.counts.fail(group, error.sent, str(error))
             if options.group_send_raises:
                 raise error from None
             if error.sent:
@@ -437,11 +446,6 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         """
         if self.options.serializer_format in ("msgpack", "json"):
             _take_frames_off(error)
-        return error
-
-    def _count_unsent(self, error: NotConnected) -> NotConnected:
-        if not error.sent:
-            self._owner.counts.unsent += 1
         return error
 
     def _not_connected(self, error: BaseException) -> NotConnected:

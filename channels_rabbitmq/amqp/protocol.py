@@ -141,6 +141,8 @@ class Protocol(asyncio.Protocol):
         self._resumed: asyncio.Future[None] | None = None
         #: Why the server takes no publishes (an alarm), printable; None while it does.
         self.blocked: str | None = None
+        #: Called with that whenever it changes. It must not raise.
+        self.on_blocked: Callable[[str | None], None] | None = None
         #: When the latest lines about alarms were logged, oldest first.
         self._alarm_times: deque[float] = deque(maxlen=_MOST_ALARMS)
         #: Beginnings and ends of alarms that were not logged.
@@ -454,11 +456,9 @@ class Protocol(asyncio.Protocol):
         elif closing:
             pass  # on its way before the server saw our connection.close
         elif isinstance(method, pamqp.commands.Connection.Blocked):
-            self.blocked = printable(method.reason or "an alarm")
-            self._alarm_changed()
+            self._set_blocked(printable(method.reason or "an alarm"))
         elif isinstance(method, pamqp.commands.Connection.Unblocked):
-            self.blocked = None
-            self._alarm_changed()
+            self._set_blocked(None)
         elif self._expected is None or not isinstance(method, self._expected):
             raise BadBytesFromServer(f"{method.name} was not expected")
         elif isinstance(method, pamqp.commands.Connection.Start):
@@ -471,6 +471,12 @@ class Protocol(asyncio.Protocol):
             self._expected = None
             self._state.move(ConnectionState.OPEN)
             self.opened.set_result(None)
+
+    def _set_blocked(self, reason: str | None) -> None:
+        changed, self.blocked = self.blocked != reason, reason
+        self._alarm_changed()
+        if changed and self.on_blocked is not None:
+            self.on_blocked(reason)
 
     def _alarm_changed(self) -> None:
         """Log an alarm's beginning or end, now or later: a server may send them without end."""

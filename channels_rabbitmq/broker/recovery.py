@@ -28,6 +28,7 @@ from ..amqp.protocol import Protocol
 from ..amqp.state import StateMachine
 from ..config.options import Options
 from ..errors import AmqpError, ConnectionClosed, LoopEnded, describe, is_retryable
+from ..events import EventKind
 from ..local.counts import Counts
 from ..local.pace import Pace
 from ..local.queue_names import QueueNames
@@ -363,6 +364,7 @@ class Recovery:
                 self._counts.bytes,
                 name=str(self._options.connection_name),
             )
+            protocol.on_blocked = self._counts.events.tell_blocked
             try:
                 await connect(protocol, address)
                 topology = Topology(
@@ -387,7 +389,7 @@ class Recovery:
                 await self._use(topology)
                 return
         self._delay = next(self._delays)
-        self._counts.failed_connections += 1
+        self._counts.fail_to_connect("; ".join(failures))
         self._warn_failed(
             "Cannot connect to RabbitMQ; will try again in %.1f s. %s",
             self._delay,
@@ -421,6 +423,10 @@ class Recovery:
         if self.state is RecoveryState.LIVE:
             self._state.move(RecoveryState.CONNECTING)
             self._begin_outage()
+            self._counts.events.tell(
+                EventKind.DISCONNECTED,
+                detail="closed by this process" if reason is None else describe(reason),
+            )
             self._tell(self._listener.topology_ended)
         if self.state is RecoveryState.CONNECTING:
             if reason is None:
@@ -436,7 +442,7 @@ class Recovery:
     def _offer(self, topology: Topology) -> None:
         self._state.move(RecoveryState.LIVE)
         self.topology = topology
-        self._counts.connect(time.time())
+        self._counts.connect(time.time(), str(topology.protocol.endpoint))
         self._end_outage()
         _finish(self._waiters, None)
         _finish(self._patient_waiters, None)

@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple, TypedDict
 from django.core.exceptions import ImproperlyConfigured
 
 from ..amqp.endpoint import Endpoint
+from ..events import EventHook
 from . import parsers, tls
 from .connection_name import ConnectionName
 from .hints import HINTS
@@ -158,6 +159,11 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
             parsers.hook,
             "function, or its dotted path, to call when RabbitMQ is back after that",
         ),
+        "on_event": Option(
+            None,
+            parsers.event_hook,
+            "plain function, or its dotted path, to call with each Event: drops, refusals, outages",
+        ),
     }
 )
 
@@ -185,6 +191,7 @@ class OtherOptions(TypedDict, total=False):
     serializer_format: str
     on_disconnect: Hook | str | None
     on_reconnect: Hook | str | None
+    on_event: EventHook | str | None
 
 
 class Config(OtherOptions, total=False):
@@ -219,6 +226,7 @@ class Options:
     #: As given: a dotted path is followed when the layer is first used.
     on_disconnect: Hook | str | None
     on_reconnect: Hook | str | None
+    on_event: EventHook | str | None
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> Options:

@@ -7,6 +7,7 @@ works with, or raises :class:`django.core.exceptions.ImproperlyConfigured`.
 from __future__ import annotations
 
 import fnmatch
+import inspect
 import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,6 +15,7 @@ from typing import TypeGuard
 
 from django.core.exceptions import ImproperlyConfigured
 
+from ..events import EventHook
 from . import tls
 from .connection_name import ConnectionName
 
@@ -236,6 +238,15 @@ def queue_type(name: str, value: object) -> str:
     if not isinstance(value, str) or value not in ("classic", "quorum"):
         raise _wrong(name, value, "'classic' or 'quorum'")
     return value
+
+
+def event_hook(name: str, value: object) -> EventHook | str | None:
+    """A plain function that takes an event, the dotted path to it, or None."""
+    if value is None or (callable(value) and not inspect.iscoroutinefunction(value)):
+        return value
+    if isinstance(value, str) and _DOTTED_PATH.fullmatch(value):
+        return value
+    raise _wrong(name, value, "a plain function, the dotted path of one, or None")
 
 
 def hook(name: str, value: object) -> Hook | str | None:

@@ -23,7 +23,7 @@ from django.utils.module_loading import import_string
 from ..amqp.endpoint import Endpoint
 from ..config.options import Fault, Options, refusals
 from ..core import RabbitmqChannelLayer
-from ..layer.hooks import find_hook
+from ..layer.hooks import find_event_hook, find_hook
 from ..wire.serializers import make_codec
 
 __all__ = ["HINTS", "check_deployment", "check_layers", "register"]
@@ -185,9 +185,10 @@ def _missing(options: Options) -> Iterator[tuple[str, str]]:
         lambda: make_codec(plain),
         lambda: find_hook("on_disconnect", options.on_disconnect),
         lambda: find_hook("on_reconnect", options.on_reconnect),
+        lambda: find_event_hook(options.on_event),
     )
     for look, name in zip(
-        looks, ("serializer_format", "on_disconnect", "on_reconnect"), strict=True
+        looks, ("serializer_format", "on_disconnect", "on_reconnect", "on_event"), strict=True
     ):
         try:
             look()

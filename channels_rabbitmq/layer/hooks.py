@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from ..amqp.log import NamedLogger
 from ..config.options import Hook, Options
+from ..events import EventHook
 from ..local.background import Background
 
 logger = logging.getLogger(__name__)
@@ -22,8 +24,18 @@ def find_hook(name: str, hook: Hook | str | None) -> Hook | None:
 
     Raises :class:`django.core.exceptions.ImproperlyConfigured` if that is nothing to be called.
     """
-    if not isinstance(hook, str):
-        return hook
+    return _follow(name, hook) if isinstance(hook, str) else hook
+
+
+def find_event_hook(hook: EventHook | str | None) -> EventHook | None:
+    """The same for ``on_event``, whose function is plain."""
+    found = _follow("on_event", hook) if isinstance(hook, str) else hook
+    if inspect.iscoroutinefunction(found):
+        raise ImproperlyConfigured("Option 'on_event' must be a plain function, not an async one.")
+    return found
+
+
+def _follow(name: str, hook: str) -> Callable[..., Any]:
     wrong = f"Option {name!r} must be a function, or the dotted path of one; {hook!r}"
     try:
         found: object = import_string(hook)

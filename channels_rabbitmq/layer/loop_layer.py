@@ -32,7 +32,7 @@ from ..wire.messages import CHANNEL_KEY, GROUP_KEY, BadMessage, Message
 from ..wire.requests import MARK, PROBE
 from ..wire.serializers import Codec
 from .health import HealthChecks
-from .hooks import Hooks
+from .hooks import Hooks, find_event_hook
 from .loop_thread import LoopThread
 from .portal import Portal
 
@@ -76,6 +76,7 @@ class LoopLayer:
         self.local = local
         self.mailboxes = local.mailboxes
         self._counts = local.counts
+        self._counts.events.hook = find_event_hook(options.on_event)
         #: The local channels in a group.
         self._members_of: Callable[[str], Collection[str]] = local.memberships.members
         self.loop = asyncio.get_running_loop()
@@ -308,8 +309,8 @@ class LoopLayer:
 
     def _warn_bad(self, body: bytes, error: BadMessage) -> None:
         warn = self._warn_bad_message.setdefault(type(error), RateLimitedWarning(self._log))
-        self._counts.drop_whole(BAD_MESSAGE)
         why = self._codec.explain(body, error)
+        self._counts.drop_whole(BAD_MESSAGE, why)
         warn("Dropped %d bytes that are no message: %s", len(body), why)
 
     def routing_keys(self) -> Iterator[str]:

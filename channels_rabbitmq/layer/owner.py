@@ -49,6 +49,7 @@ from ..config.options import Options
 from ..errors import IllegalTransition, LoopEnded
 from ..local.counts import Counts
 from ..local.mailbox import Mailbox
+from ..local.notifier import Notifier
 from ..local.queue_names import QueueNames
 from ..local.state import LocalState
 from ..statistics import Statistics
@@ -121,7 +122,7 @@ class Owner:
         #: a call that was made a moment ago, since it then fails with LoopEnded.
         self._loop_layer: LoopLayer | None = None
         #: What was counted, by all owners.
-        self.counts = Counts()
+        self.counts = Counts(Notifier(self._options.connection_name))
         self._set_local(LocalState(self._options, self.codec.decode, self.counts))
         #: The tasks that use more than ``send()`` and ``group_send()`` from loops that are not the
         #: owner, and so may have channels. Loops are added under the lock, tasks on their loop.

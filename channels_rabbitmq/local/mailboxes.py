@@ -233,7 +233,7 @@ class Mailboxes:
     def clear(self, why: str = FLUSH) -> None:
         """Hold nothing; those who wait go on."""
         for box in self._boxes.values():
-            self._counts.drop(why, len(box.queue))
+            self._counts.drop(why, len(box.queue), box.name)
             while box.queue:
                 self._release(box.queue.popleft())
 
@@ -258,7 +258,7 @@ class Mailboxes:
             queue = self.box(name).queue
             while cap is not None and len(queue) > cap:
                 self._release(queue.popleft())
-                self._counts.drop(CHANNEL_CAPACITY)
+                self._counts.drop(CHANNEL_CAPACITY, channel=name)
                 self._warn_capped(
                     "channel_capacity (%d) dropped the oldest message of %s", cap, name
                 )
@@ -279,5 +279,5 @@ class Mailboxes:
                     dropped[name] += 1
                     self._release(delivery)
         if dropped:
-            self._counts.drop(why, dropped.total())
+            self._counts.drop_from(why, dropped)
         return dropped

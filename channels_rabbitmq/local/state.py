@@ -175,7 +175,7 @@ class NormalMailboxes:
         queue = box.queue
         while queue and queue[0].arrived <= now - self._expiry:
             queue.popleft()
-            self._counts.drop(LOCAL_EXPIRY)
+            self._counts.drop(LOCAL_EXPIRY, channel=box.name)
         return bool(queue)
 
     def take(self, box: Mailbox) -> Message:
@@ -200,7 +200,7 @@ class NormalMailboxes:
     def clear(self, why: str = FLUSH) -> None:
         """Hold nothing; those who wait go on."""
         for box in self._boxes.values():
-            self._counts.drop(why, len(box.queue))
+            self._counts.drop(why, len(box.queue), box.name)
             box.queue.clear()
 
     def take_over(self, other: NormalMailboxes) -> None:

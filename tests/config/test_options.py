@@ -76,6 +76,7 @@ class TestDefaults:
             serializer_format="msgpack",
             on_disconnect=None,
             on_reconnect=None,
+            on_event=None,
         )
 
     def test_default_endpoint(self) -> None:
@@ -316,6 +317,17 @@ class TestSerializerAndHooks:
         assert getattr(options(**{name: "chat.hooks.back"}), name) == "chat.hooks.back"
         for wrong in ("print", "chat..back", ".back", "chat.", "chat hooks.back", 5):
             assert f"Option '{name}' must be a function" in error(**{name: wrong})
+
+    def test_event_hook(self) -> None:
+        """It is a plain function, a dotted path, or None."""
+
+        async def wait(event: object) -> None:
+            pass
+
+        assert options(on_event=print).on_event is print
+        assert options(on_event="chat.hooks.note").on_event == "chat.hooks.note"
+        for wrong in (wait, "print", 5):
+            assert "Option 'on_event' must be a plain function" in error(on_event=wrong)
 
 
 class TestHost:

@@ -26,6 +26,7 @@ from channels_rabbitmq.config.options import DEFAULT_HOST, OPTIONS, Options
 from channels_rabbitmq.contrib import checks
 from channels_rabbitmq.contrib.outbox_options import OUTBOX_OPTIONS, OutboxOptions
 from channels_rabbitmq.core import RabbitmqChannelLayer
+from channels_rabbitmq.events import EventKind
 from channels_rabbitmq.local.counts import CAUSES
 from channels_rabbitmq.statistics import Statistics
 from channels_rabbitmq.wire.messages import GROUP_KEY
@@ -285,6 +286,8 @@ def test_every_number_is_documented() -> None:
     assert sorted(name for row in rows for name in literals(row[0])) == sorted(fields)
     causes = [row[0].astext() for row in table("docs/monitoring.rst", "causes-table")]
     assert causes == list(CAUSES)
+    kinds = [row[0].astext() for row in table("docs/monitoring.rst", "events-table")]
+    assert kinds == [kind.value for kind in EventKind]
 
 
 # Snippets

@@ -66,11 +66,11 @@ def test_links_lead_somewhere(site: dict[str, _Page]) -> None:
 
 def test_every_public_name_has_a_reference(site: dict[str, _Page]) -> None:
     """The API reference has an anchor for each name that a public module exports."""
-    from channels_rabbitmq import connection, core, errors, statistics
+    from channels_rabbitmq import connection, core, errors, events, statistics
 
     public = {
         f"{module.__name__}.{name}"
-        for module in (connection, core, statistics)
+        for module in (connection, core, events, statistics)
         for name in module.__all__
     }
     public |= {f"{errors.__name__}.{name}" for name in errors.__all__}

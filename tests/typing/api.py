@@ -18,6 +18,7 @@ import carehare
 from channels_rabbitmq import errors
 from channels_rabbitmq.connection import Connection, Consumer
 from channels_rabbitmq.core import Config, RabbitmqChannelLayer, get_layer
+from channels_rabbitmq.events import Event, EventKind
 from channels_rabbitmq.statistics import Statistics
 
 
@@ -28,6 +29,13 @@ async def plain_hook_may_be_async() -> None:
 def plain_hook() -> int:
     """A hook, of whose result nothing becomes."""
     return 0
+
+
+def event_hook(event: Event) -> None:
+    """A hook for events."""
+    assert_type(event.kind, EventKind)
+    assert_type(event.detail, str)
+    event.count = 5  # type: ignore[misc]
 
 
 # CONFIG
@@ -54,6 +62,7 @@ EVERY_OPTION: Config = {
     "serializer_format": "json",
     "on_disconnect": plain_hook,
     "on_reconnect": plain_hook_may_be_async,
+    "on_event": event_hook,
 }
 GLOBS_ONLY: Config = {"channel_capacity": {"thumbnails": 1000}, "host": "amqp://localhost"}
 
@@ -74,6 +83,7 @@ def make() -> None:
     RabbitmqChannelLayer(local_capacity="100")  # type: ignore[arg-type]
     RabbitmqChannelLayer(on_reconnect="chat.hooks.resynchronise")
     RabbitmqChannelLayer(on_reconnect=5)  # type: ignore[arg-type]
+    RabbitmqChannelLayer(on_event=plain_hook)  # type: ignore[arg-type]
     RabbitmqChannelLayer(5)  # type: ignore[arg-type]
 
 
