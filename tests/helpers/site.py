@@ -62,14 +62,16 @@ def serving(site: Path, command: str | Sequence[str]) -> AbstractContextManager[
 
 @asynccontextmanager
 async def visit(
-    server: Process, port: str | int, timeout: float = 40
+    server: Process, port: str | int, timeout: float = 40, origin: str | None = None
 ) -> AsyncIterator[websockets.ClientConnection]:
     """A websocket to the chat, as its page opens it, once the server is there."""
     address = f"{HOST}:{port}"
     deadline = time.monotonic() + timeout
     while True:
         try:
-            socket = await websockets.connect(f"ws://{address}/ws/", origin=f"http://{address}")
+            socket = await websockets.connect(
+                f"ws://{address}/ws/", origin=origin or f"http://{address}", proxy=None
+            )
         except OSError:
             if time.monotonic() > deadline:
                 raise AssertionError(f"it does not listen:\n{server.log}") from None
