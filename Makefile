@@ -6,7 +6,7 @@
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /    make \1\t/p' Makefile | expand -t 24
 
-demo:  ## two chat servers and a RabbitMQ, talking; at a terminal, for your browser too
+demo:  ## a chat over two servers, a worker and RabbitMQ; at a terminal, for your browser too
 	@sh devtools/bootstrap.sh demo
 
 test:  ## lint, types and all tests, on every Python that is here

@@ -1,23 +1,22 @@
-"""A conversation through RabbitMQ, to watch: ``make demo``.
+"""The chat over RabbitMQ, to watch: ``make demo``.
 
-Starts a private RabbitMQ (or uses the one that the environment variable AMQP_URL names) and two
-server processes of the chat, and lets a pair of websocket clients talk, one on each process. At a
-terminal it then serves until Ctrl-C, for your own browser windows. The exit status is 0 if every
-line arrived.
+Starts a private RabbitMQ (or uses the one that the environment variable AMQP_URL names), two server
+processes of the chat and a worker, and lets scripted websocket clients use it as people would. At a
+terminal it then serves until Ctrl-C, for your own browser windows. The exit status is 0 if all that
+was to be seen was seen.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import secrets
 import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar
@@ -26,7 +25,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for devtools
 
 try:
     import daphne  # noqa: F401  (run as a process of its own; here, to say early that it is missing)
-    from websockets.asyncio.client import ClientConnection, connect
     from websockets.exceptions import WebSocketException
 
     import channels_rabbitmq  # noqa: F401
@@ -34,24 +32,12 @@ except ImportError as error:
     sys.exit(f"{error}\nFirst: pip install -e . -r examples/chat/requirements.txt")
 
 from devtools.broker import Broker
-from devtools.process import HOST, ServerError
-from examples.chat.servers import Server, chat_servers
+from devtools.process import ServerError
+from examples.chat import acts
+from examples.chat.acts import ActError, Person
+from examples.chat.servers import ChatProcess, Server, chat_servers, chat_worker
 
 Result = TypeVar("Result")
-
-ARRIVES_WITHIN = 10.0  # seconds
-OPENS_WITHIN = 30.0  # seconds; with RabbitMQ away, joining a room alone takes send_timeout
-NAMES = ("Ada", "Grace")  # each on a server process of her own
-SCRIPT = (
-    ("Ada", "Good morning! Which server process are you on?"),
-    ("Grace", "The other one. We have nothing in common but RabbitMQ."),
-    ("Ada", "So this goes out through the one connection of my process …"),
-    ("Grace", "… and into the one queue of mine, however many of us are here."),
-    ("Ada", "And if nobody in this room were on your process?"),
-    ("Grace", "Then its queue would not be bound, and RabbitMQ would send it nothing."),
-    ("Ada", "Does it take every language? Ça va ? 你好! 🐇"),
-    ("Grace", "Word for word. Let the people in."),
-)
 
 
 class DemoError(Exception):
@@ -89,89 +75,57 @@ def step(name: str) -> Iterator[None]:
         print(f" {outcome}, {time.monotonic() - started:.1f} s", flush=True)
 
 
-# -- The conversation --------------------------------------------------------------------------
+# -- What happens --------------------------------------------------------------------------------
 
 
-class Client:
-    """One person with a websocket to one server, as the page has it."""
-
-    def __init__(self, name: str, server: Server, websocket: ClientConnection) -> None:
-        self.name = name
-        self.server = server
-        self._websocket = websocket
-
-    async def send(self, **message: str) -> None:
-        await self._websocket.send(json.dumps(message))
-
-    async def expect(self, **fields: str) -> dict[str, object]:
-        """Return the next message that has these fields, passing over others.
-
-        Raises asyncio.TimeoutError when none comes in time.
-        """
-
-        async def search() -> dict[str, object]:
-            while True:
-                message: dict[str, object] = json.loads(await self._websocket.recv())
-                if fields.items() <= message.items():
-                    return message
-
-        return await asyncio.wait_for(search(), ARRIVES_WITHIN)
-
-
-async def talk(servers: Sequence[Server], room: str) -> bool:
-    """Hold the conversation; tell whether every line arrived at the other side."""
+async def perform(servers: Sequence[Server], room: str) -> bool:
+    """Hold the conversation, then show the rest; tell whether everything arrived."""
+    ada, grace, hedy = (
+        Person(name, server, room)
+        for name, server in zip(("Ada", "Grace", "Hedy"), (*servers, servers[0]), strict=True)
+    )
     async with contextlib.AsyncExitStack() as stack:
-        clients = []
-        with step(f"Entering room {room}: {NAMES[0]} on one process, {NAMES[1]} on the other"):
-            for name, server in zip(NAMES, servers, strict=True):
-                opening = connect(
-                    f"ws://{HOST}:{server.port}/ws/room/{room}/",
-                    additional_headers={"Origin": f"http://{HOST}:{server.port}"},
-                    open_timeout=OPENS_WITHIN,
-                    proxy=None,
-                )
-                clients.append(Client(name, server, await stack.enter_async_context(opening)))
-            for client in clients:
-                await client.send(type="here", name=client.name)
-            for client, other in zip(clients, reversed(clients), strict=True):
+        with step(f"Entering room {room}: {ada.name} on one process, {grace.name} on the other"):
+            for person in (ada, grace):
+                await stack.enter_async_context(person.here())
+            for person, other in ((ada, grace), (grace, ada)):
                 try:
-                    await client.expect(type="here", name=other.name)
+                    await person.expect(type="here", name=other.name)
                 except TimeoutError:
-                    raise DemoError(f"{client.name} does not see {other.name}.") from None
+                    raise ActError(f"{person.name} does not see {other.name}.") from None
         print()
-        ada, grace = clients
         arrived = [
-            await say(text, *((ada, grace) if name == ada.name else (grace, ada)))
-            for name, text in SCRIPT
+            await acts.say(text, *((ada, grace) if name == ada.name else (grace, ada)))
+            for name, text in acts.LINES
         ]
-        print(f"\n{sum(arrived)} of {len(SCRIPT)} lines arrived at the other side.\n", flush=True)
+        print(f"\n{sum(arrived)} of {len(arrived)} lines arrived at the other side.\n", flush=True)
+        await show("Who is here", acts.who_is_here(stack, (ada, grace, hedy)))
+        await show("A private note", acts.private_note(ada, grace, hedy))
+        await show("A worker's job", acts.job(ada, grace))
+        await show("Missed lines", acts.missed_lines(ada, hedy))
+        await show("Live numbers", acts.status(servers[0]))
+        print()
         return all(arrived)
 
 
-async def say(text: str, speaker: Client, listener: Client) -> bool:
-    """Let the speaker say a line, and show it as it arrives at the listener."""
-    name = speaker.name
-    key = secrets.token_hex(8)
-    sent = time.perf_counter()
-    await speaker.send(type="say", key=key, text=text)
+async def show(name: str, act: Coroutine[None, None, str]) -> None:
+    """Let an act happen, and print what was seen, and how long it took."""
+    print(f"  {name + ':':<15} ", end="", flush=True)
+    started = time.perf_counter()
     try:
-        line = await listener.expect(type="line", key=key)
+        seen = await act
     except TimeoutError:
-        print(f"  {name:>5}'s line did not arrive within {ARRIVES_WITHIN:g} s: {text}", flush=True)
-        return False
-    took = (time.perf_counter() - sent) * 1000
-    way = f":{speaker.server.port} to :{listener.server.port}"
-    print(f"  {way}  {took:6.1f} ms   {line['name']:>5}: {line['text']}", flush=True)
-    return (line["name"], line["text"]) == (name, text)
+        raise ActError(f"It did not happen within {acts.ARRIVES_WITHIN:g} s.") from None
+    print(f"{(time.perf_counter() - started) * 1000:7.1f} ms   {seen}.", flush=True)
 
 
-async def while_alive(servers: Sequence[Server], work: Awaitable[Result]) -> Result:
-    """Do the work. Raises ServerError as soon as one of the servers has ended."""
+async def while_alive(processes: Sequence[ChatProcess], work: Awaitable[Result]) -> Result:
+    """Do the work. Raises ServerError as soon as one of the processes has ended."""
 
     async def watch() -> None:
         while True:
-            for server in servers:
-                server.check()
+            for process in processes:
+                process.check()
             await asyncio.sleep(0.1)
 
     working = asyncio.ensure_future(work)
@@ -203,32 +157,39 @@ def demonstrate(stack: contextlib.ExitStack) -> bool:
         with step("Starting a private RabbitMQ"):
             amqp_url = stack.enter_context(Broker.start()).url
         room = "tea-break"
-    with step("Starting two server processes of the chat"):
+    with step("Starting two server processes of the chat, and a worker"):
+        worker = stack.enter_context(chat_worker(amqp_url))
         servers = stack.enter_context(chat_servers(amqp_url))
+        worker.wait_until_ready()
     for number, server in enumerate(servers, start=1):
         print(f"  server {number}: {server.address}, process {server.pid}")
+    print(f"  worker: process {worker.pid}")
+    processes = (*servers, worker)
     try:
-        complete = asyncio.run(while_alive(servers, talk(servers, room)))
-    except (TimeoutError, DemoError, WebSocketException, OSError) as error:
-        raise DemoError(f"{error or type(error).__name__}\n{printed_by(servers)}") from error
+        complete = asyncio.run(while_alive(processes, perform(servers, room)))
+    except (ActError, TimeoutError, WebSocketException, OSError) as error:
+        raise DemoError(f"{error or type(error).__name__}\n{printed_by(processes)}") from error
     if not complete:
-        raise DemoError(f"Not every line arrived.\n{printed_by(servers)}")
+        raise DemoError(f"Not every line arrived.\n{printed_by(processes)}")
     if sys.stdin.isatty() and sys.stdout.isatty():
         print("Now you: open the room on both, in two browser windows. Ctrl-C ends it.")
         for server in servers:
             print(f"  {server.address}room/{room}/")
+        print(f"What the channel layer is doing meanwhile: {servers[0].address}status/")
         sys.stdout.flush()
         with contextlib.suppress(KeyboardInterrupt):
             while True:
-                for server in servers:
-                    server.check()
+                for process in processes:
+                    process.check()
                 time.sleep(0.5)
         print()
     return complete
 
 
-def printed_by(servers: Sequence[Server]) -> str:
-    return "\n".join(f"\nServer :{each.port} printed last:\n{each.tail()}" for each in servers)
+def printed_by(processes: Sequence[ChatProcess]) -> str:
+    return "\n".join(
+        f"\n{each.name} (process {each.pid}) printed last:\n{each.tail()}" for each in processes
+    )
 
 
 def end_politely(number: int, frame: FrameType | None) -> None:

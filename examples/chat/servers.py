@@ -1,7 +1,7 @@
-"""Daphne processes that serve the chat, for the demonstration and the tests.
+"""The processes of the chat, Daphne's and a worker's, for the demonstration and the tests.
 
 A project of your own does not need this file: there, whatever keeps its services running starts
-``daphne config.asgi:application`` as often as it likes.
+``daphne config.asgi:application`` and ``manage.py runworker chat-jobs`` as often as it likes.
 """
 
 from __future__ import annotations
@@ -22,37 +22,17 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # straig
 _LISTENING = re.compile(rf"Listening on TCP address {re.escape(HOST)}:(\d+)")
 
 
-class Server(PrivateProcess):
-    """One Daphne process on a port of the loopback address.
+class ChatProcess(PrivateProcess):
+    """What the chat's processes have in common: its directory, its settings and its RabbitMQ."""
 
-    ``port`` is 0 for any free one. Once the server was ready it is the one in use, and stays the
-    same when the server is started again.
-    """
-
-    name = "Daphne"
-    stop_timeout = 5
-
-    def __init__(self, amqp_url: str, *, port: int = 0) -> None:
+    def __init__(self, amqp_url: str) -> None:
         super().__init__()
-        self.port = port
         self._amqp_url = amqp_url
 
-    @property
-    def address(self) -> str:
-        """Where the chat begins."""
-        return f"http://{HOST}:{self.port}/"
-
     def start(self) -> None:
-        """Start the process, again too, and wait until pages are served."""
+        """Start the process, again too, and wait until it is ready."""
         self.launch()
         self.wait_until_ready()
-
-    def _command(self) -> Sequence[str]:
-        return [
-            *(sys.executable, "-m", "daphne"),
-            *("--bind", HOST, "--port", str(self.port)),
-            "config.asgi:application",
-        ]
 
     def _environment(self) -> Mapping[str, str]:
         return {
@@ -65,6 +45,33 @@ class Server(PrivateProcess):
 
     def _cwd(self) -> Path:
         return HERE
+
+
+class Server(ChatProcess):
+    """One Daphne process on a port of the loopback address.
+
+    ``port`` is 0 for any free one. Once the server was ready it is the one in use, and stays the
+    same when the server is started again.
+    """
+
+    name = "Daphne"
+    stop_timeout = 5
+
+    def __init__(self, amqp_url: str, *, port: int = 0) -> None:
+        super().__init__(amqp_url)
+        self.port = port
+
+    @property
+    def address(self) -> str:
+        """Where the chat begins."""
+        return f"http://{HOST}:{self.port}/"
+
+    def _command(self) -> Sequence[str]:
+        return [
+            *(sys.executable, "-m", "daphne"),
+            *("--bind", HOST, "--port", str(self.port)),
+            "config.asgi:application",
+        ]
 
     def _is_ready(self) -> bool:
         # Daphne chooses a free port itself, so nobody can take it in between, and names it.
@@ -81,6 +88,19 @@ class Server(PrivateProcess):
             return False
 
 
+class Worker(ChatProcess):
+    """One process that does the jobs of the chat."""
+
+    name = "Worker"
+    stop_timeout = 5
+
+    def _command(self) -> Sequence[str]:
+        return [sys.executable, "manage.py", "runworker", "chat-jobs"]
+
+    def _is_ready(self) -> bool:
+        return "Running worker" in self.tail()
+
+
 @contextlib.contextmanager
 def chat_servers(amqp_url: str, ports: Sequence[int] = (0, 0)) -> Iterator[list[Server]]:
     """A server for each of ``ports``, over the RabbitMQ at ``amqp_url``; ended on the way out.
@@ -94,3 +114,11 @@ def chat_servers(amqp_url: str, ports: Sequence[int] = (0, 0)) -> Iterator[list[
         for server in servers:
             server.wait_until_ready()
         yield servers
+
+
+@contextlib.contextmanager
+def chat_worker(amqp_url: str) -> Iterator[Worker]:
+    """A worker that starts, over the RabbitMQ at ``amqp_url``; ended on the way out."""
+    with Worker(amqp_url) as worker:
+        worker.launch()
+        yield worker

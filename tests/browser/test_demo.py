@@ -55,9 +55,12 @@ class Demo:
         return status
 
     @property
-    def servers(self) -> list[int]:
-        """The process ids of the servers."""
-        return [int(pid) for pid in re.findall(r"server \d: \S+, process (\d+)", self.text)]
+    def processes(self) -> list[int]:
+        """The process ids of the servers, and of the worker."""
+        return [
+            int(pid)
+            for pid in re.findall(r"^  (?:server \d: \S+,|worker:) process (\d+)", self.text, re.M)
+        ]
 
 
 @contextlib.contextmanager
@@ -88,10 +91,10 @@ def running(amqp_url: str | None, *, terminal: bool = False) -> Iterator[Demo]:
         os.close(ours)
 
 
-def assert_all_ended(demo: Demo, count: int = 2) -> None:
-    """The demonstration had that many servers, and none of them runs any more."""
-    assert len(demo.servers) == count, demo.text
-    for pid in demo.servers:
+def assert_all_ended(demo: Demo) -> None:
+    """The demonstration had two servers and a worker, and none of them runs any more."""
+    assert len(demo.processes) == 3, demo.text
+    for pid in demo.processes:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
 
@@ -106,6 +109,14 @@ def test_without_a_terminal_every_line_arrives() -> None:
     assert {speaker for _, _, speaker in lines} == {"Ada", "Grace"}
     assert all(one != two for one, two, _ in lines)
     assert "8 of 8 lines arrived" in demo.text
+    for seen in (
+        r"Who is here: +{ms}Hedy comes in and sees Ada, Grace, Hedy\.",
+        r'A private note: +{ms}Ada to Grace: "Just between us\." And not to Hedy\.',
+        r"A worker's job: +{ms}348,513 primes .*, with 50 reports from worker process \d+\.",
+        r"Missed lines: +{ms}Hedy's websocket is cut, comes back, and has 3 of 3 lines\.",
+        r"Live numbers: +{ms}server :\d+ has published \d+, confirmed \d+, received \d+, ",
+    ):
+        assert re.search(seen.replace("{ms}", r"[\d.]+ ms +"), demo.text), (seen, demo.text)
     assert_all_ended(demo)
 
 
@@ -119,7 +130,7 @@ def test_at_a_terminal_it_serves_until_ctrl_c(broker: Broker) -> None:
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         for address in addresses:
             with direct.open(address, timeout=30) as page:
-                assert b"In the conversation" in page.read()
+                assert b"Here now" in page.read()
         demo.process.send_signal(signal.SIGINT)
         assert demo.finish() == 0, demo.text
     assert_all_ended(demo)
@@ -129,9 +140,9 @@ def test_a_server_that_dies_is_said_with_its_output(broker: Broker) -> None:
     """When a server process ends by itself, the demo fails and shows what it printed last."""
     with running(broker.url, terminal=True) as demo:
         demo.until(r"Ctrl-C ends it")
-        os.kill(demo.servers[0], signal.SIGKILL)
+        os.kill(demo.processes[0], signal.SIGKILL)
         assert demo.finish() == 1, demo.text
-    assert f"(process {demo.servers[0]}) ended: signal 9" in demo.text
+    assert f"(process {demo.processes[0]}) ended: signal 9" in demo.text
     assert "Listening on TCP address" in demo.text
     assert_all_ended(demo)
 
@@ -140,7 +151,7 @@ def test_a_server_that_dies_is_said_with_its_output(broker: Broker) -> None:
 def test_ended_early_it_ends_what_it_started(broker: Broker, number: signal.Signals) -> None:
     """A signal in the middle ends the servers too, and is no success."""
     with running(broker.url) as demo:
-        demo.until(r"server 2: ")
+        demo.until(r"worker: ")
         demo.process.send_signal(number)
         assert demo.finish() == 128 + number, demo.text
     assert_all_ended(demo)

@@ -1,10 +1,12 @@
-"""Two pages: the lobby, where one chooses a room, and the room."""
+"""Three pages: the lobby, where one chooses a room, the room, and what the layer is doing."""
 
 from __future__ import annotations
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.text import slugify
+
+from . import jobs
 
 SUGGESTIONS = ("tea-break", "engineering", "rabbits")
 
@@ -23,4 +25,10 @@ def lobby(request: HttpRequest) -> HttpResponse:
 
 def room(request: HttpRequest, room: str) -> HttpResponse:
     """Show one room; its script opens the websocket."""
-    return render(request, "chat/room.html", {"room": room})
+    sizes = [(size, f"{size:,}") for size in jobs.SIZES]
+    return render(request, "chat/room.html", {"room": room, "sizes": sizes})
+
+
+def status(request: HttpRequest) -> HttpResponse:
+    """Show the numbers of the server process; its script opens the websocket."""
+    return render(request, "chat/status.html")

@@ -13,6 +13,8 @@ ALLOWED_HOSTS = os.environ.get("DJANGO_ALLOWED_HOSTS", "").split()
 
 INSTALLED_APPS = [
     "daphne",  # before staticfiles: makes "manage.py runserver" serve ASGI
+    "channels",  # for "manage.py runworker"
+    "channels_rabbitmq",  # for "manage.py check" of the layer's settings
     "django.contrib.staticfiles",
     "chat",
 ]
@@ -20,12 +22,13 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "chat.security.ContentSecurityPolicy",
 ]
 ROOT_URLCONF = "config.urls"
 ASGI_APPLICATION = "config.asgi.application"
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
 
-# Nothing is stored: no database, no sessions, no users.
+# No database, no sessions, no users: RabbitMQ keeps what is kept.
 DATABASES: dict[str, dict[str, object]] = {}
 
 # All that a project needs to talk through RabbitMQ.

@@ -1,267 +1,181 @@
-// One room: a websocket that comes back by itself, the lines, and who is here.
-"use strict";
+// One room: what arrives goes to its place on the page, and what one does goes to the server.
 
-const HERE_EVERY = 15_000; // ms between two "I am here"
-const GONE_AFTER = 90_000; // ms of silence after which somebody is taken to be gone
-const UNDELIVERED_AFTER = 10_000; // ms after which a line of ours is not waited for any more
-const LINES_KEPT = 500;
+import { Connection } from "./connection.js";
+import { $, setText } from "./dom.js";
+import * as lines from "./lines.js";
+import * as people from "./people.js";
 
-const $ = (id) => document.getElementById(id);
-const log = $("log");
 const room = document.body.dataset.room;
 const title = document.title;
-// Makes this page the same person when it connects again, and nobody else.
-const secret = [...crypto.getRandomValues(new Uint32Array(4))].map((n) => n.toString(36)).join("");
 
-let socket = null;
 let me = null; // the "welcome" of the present connection
-let attempts = 0; // failed in a row
-let retryAt = 0;
-let nextKey = 1;
+let latest = null; // when the last line that we have was said, by the servers' clock
+let wasHere = false; // connected before
 let unread = 0;
-const people = new Map(); // id -> {name, port, seen}
-const waiting = new Map(); // key -> {item, since}: lines of ours that are not back yet
+let early = []; // lines that came before those that we missed; null once we have these
+let addressee = null; // {id, name} of who gets the next line alone
+let nextKey = Date.now(); // no key is ever used twice, reloaded page or not
 
-// -- the websocket -----------------------------------------------------------------------------
-
-function connect() {
-  disconnect();
-  retryAt = 0;
-  setState("connecting");
-  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-  socket = new WebSocket(`${scheme}//${location.host}/ws/room/${room}/?page=${secret}`);
-  socket.onmessage = (event) => receive(JSON.parse(event.data));
-  socket.onclose = lost;
+/** What makes this window the same person when it connects again, or is reloaded. */
+function secret() {
+  const made = [...crypto.getRandomValues(new Uint32Array(4))].map((n) => n.toString(36)).join("");
+  const kept = sessionStorage.getItem("secret") ?? made;
+  sessionStorage.setItem("secret", kept);
+  return kept;
 }
 
-function disconnect() {
-  if (!socket) return;
-  socket.onmessage = socket.onclose = null; // we know
-  socket.close();
-  me = null;
-}
+// -- what arrives ------------------------------------------------------------------------------
 
-function receive(message) {
-  switch (message.type) {
-    case "welcome":
-      if (attempts) note("Connected again. What was said meanwhile is not shown.");
-      attempts = 0;
-      me = message;
-      people.clear();
-      setState("connected");
-      here();
-      break;
-    case "here":
-      arrived(message);
-      break;
-    case "left":
-      // A late goodbye of a socket that has been replaced says nothing.
-      if (people.get(message.id)?.socket === message.socket) left(message.id);
-      break;
-    case "line":
-      line(message);
-      break;
-  }
-}
+const arrivals = {
+  welcome(message) {
+    me = message;
+    setText($("server-text"), `Server ${me.port ? `:${me.port}` : ""} · process ${me.pid}`);
+    introduceOneself();
+    connection.send({ type: "catch_up", since: latest });
+  },
+  here: (message) => note(people.introduce(message, me.id)),
+  left: ({ socket }) => note(people.farewell(socket, me.id)),
+  present: ({ sockets }) => people.present(sockets, me.id).forEach(note),
+  missed({ events, complete }) {
+    const held = early;
+    early = null;
+    lines.together(() => {
+      if (wasHere) lines.remark(returned(events, complete), "again");
+      events.forEach((event) => arrivals[event.type](event));
+      if (!wasHere && events.length) lines.remark("That was said in the last minutes, before you came.");
+    });
+    held.forEach(arrivals.line);
+    wasHere = true;
+  },
+  line(message) {
+    if (early) return early.push(message);
+    latest = Math.max(latest ?? 0, message.at);
+    lines.addLine(message, { own: message.id === me.id });
+    if (document.hidden) document.title = `(${++unread}) ${title}`;
+  },
+  note(message) {
+    const own = message.id === me.id;
+    const to = own ? people.nameOf(message.to) ?? "somebody" : "you";
+    lines.addLine(message, { own, to });
+  },
+  job: lines.addJob,
+  refused({ key, why }) {
+    if (key) lines.failed(key, why);
+    else lines.remark(why);
+  },
+};
 
-function lost() {
-  const wasConnected = me !== null;
-  me = null;
-  for (const key of [...waiting.keys()]) undelivered(key);
-  people.clear();
-  showPeople();
-  if (wasConnected) note("The connection was lost.");
-  // 0.5 s, 1 s, 2 s … 15 s, each a little at random so that not all pages come back at once.
-  const delay = Math.min(15_000, 500 * 2 ** attempts) * (0.75 + Math.random() / 2);
-  attempts += 1;
-  retryAt = Date.now() + delay;
-  setState("waiting");
-}
-
-function retryNow() {
-  if (retryAt) connect();
-}
-
-function here() {
-  if (me) socket.send(JSON.stringify({ type: "here", name: $("name").value.trim() }));
-}
-
-setInterval(() => {
-  const now = Date.now();
-  if (retryAt && now >= retryAt) connect();
-  else if (retryAt) setState("waiting");
-  for (const [key, { since }] of waiting) {
-    if (performance.now() - since > UNDELIVERED_AFTER) undelivered(key);
-  }
-  for (const [id, person] of people) if (now - person.seen > GONE_AFTER) left(id);
-}, 250);
-setInterval(here, HERE_EVERY);
-addEventListener("online", retryNow);
-// A browser may keep a page that one leaves, with its websocket, in case one comes back.
-addEventListener("pagehide", disconnect);
-addEventListener("pageshow", (event) => event.persisted && connect());
-$("retry").addEventListener("click", retryNow);
-
-function setState(state) {
-  document.body.dataset.state = state;
-  $("server-text").textContent = me
-    ? `Server ${me.port ? `:${me.port}` : ""} · process ${me.pid}`
-    : state === "connecting" ? "Connecting…" : "Not connected";
-  const seconds = Math.max(1, Math.ceil((retryAt - Date.now()) / 1000));
-  const text =
-    state === "connected" ? ""
-    : state === "waiting" ? `Connection lost. Trying again in ${seconds} s.`
-    : attempts ? "Connection lost. Trying again…" : "";
-  if ($("notice-text").textContent !== text) $("notice-text").textContent = text;
-  $("notice").classList.toggle("shown", text !== "");
-  $("retry").hidden = state !== "waiting";
-  $("send").disabled = state !== "connected";
-}
-
-// -- lines -------------------------------------------------------------------------------------
-
-$("composer").addEventListener("submit", (event) => {
-  event.preventDefault();
-  const text = $("text").value.trim();
-  if (!text || !me) return; // what was typed stays in the field
-  const key = String(nextKey++);
-  const item = addLine({ id: me.id, name: $("name").value.trim(), text, at: Date.now() / 1000 });
-  item.classList.add("pending");
-  waiting.set(key, { item, since: performance.now() });
-  socket.send(JSON.stringify({ type: "say", key, text }));
-  $("text").value = "";
+const connection = new Connection(`/ws/room/${room}/?page=${secret()}`, {
+  onMessage: (message) => arrivals[message.type](message),
+  onState(state, former) {
+    for (const button of document.querySelectorAll("[data-online]")) button.disabled = state !== "connected";
+    if (state !== "connected") setText($("server-text"), state === "connecting" ? "Connecting…" : "Not connected");
+    if (former !== "connected" || state === "connected") return;
+    me = null;
+    early = [];
+    lines.failAll();
+    lines.remark("The connection was lost.");
+    people.forgetAll();
+  },
 });
 
-function line(message) {
-  const own = message.id === me?.id && waiting.get(message.key);
-  if (own) {
-    // Back through RabbitMQ: the room has it.
-    waiting.delete(message.key);
-    own.item.classList.remove("pending");
-    own.item.querySelector(".via").textContent =
-      `there and back in ${Math.max(1, Math.round(performance.now() - own.since))} ms`;
-    return;
-  }
-  addLine(message);
-  if (document.hidden) document.title = `(${++unread}) ${title}`;
+function note(text) {
+  if (text) lines.remark(text);
+}
+
+function returned(events, complete) {
+  if (!complete) return "Connected again. What was said meanwhile is not to be had just now.";
+  const amount = events.filter(({ type, line }) => type === "line" && !lines.has(line)).length;
+  return `Connected again. You missed ${amount === 1 ? "1 line" : `${amount || "no"} lines`}.`;
 }
 
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) return;
   unread = 0;
   document.title = title;
-  retryNow();
 });
 
-function undelivered(key) {
-  const { item } = waiting.get(key);
-  waiting.delete(key);
-  item.classList.replace("pending", "failed");
-  item.querySelector(".via").textContent = "perhaps not delivered";
+// -- writing -----------------------------------------------------------------------------------
+
+$("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = $("text").value.trim();
+  if (!text || !me) return; // what was typed stays in the field
+  const key = String(nextKey++);
+  const message = { id: me.id, key, name: nameField.value, text, at: Date.now() / 1000 };
+  if (addressee) {
+    lines.addOwn(message, addressee.name);
+    connection.send({ type: "note", key, to: addressee.id, text });
+  } else {
+    lines.addOwn(message);
+    connection.send({ type: "say", key, text });
+  }
+  $("text").value = "";
+});
+
+/** Write the next lines to one person, or with null to the room. */
+function writeTo(person) {
+  addressee = person;
+  $("addressee").hidden = !person;
+  $("composer").classList.toggle("private", person !== null);
+  setText($("addressee-name"), person?.name ?? "");
+  $("text").placeholder = person ? "Only they will read it" : `Write to ${room}`;
+  setText($("text-label"), person ? `Private note to ${person.name}` : `Message to ${room}`);
+  showPanel(false);
+  $("text").focus();
 }
 
-function addLine({ id, name, port, text, at }) {
-  const own = id === me?.id;
-  const item = element("li", own ? "line own" : "line");
-  const previous = log.lastElementChild;
-  if (previous?.dataset.id === id) item.classList.add("continued");
-  item.dataset.id = id;
-  item.style.setProperty("--hue", hue(name));
-  const time = new Date(at * 1000);
-  const stamp = element("time", "", time.toTimeString().slice(0, 5));
-  stamp.dateTime = time.toISOString();
-  const meta = element("p", "meta");
-  meta.append(element("span", "who", own ? "You" : name), stamp,
-              element("span", "via", port ? `from :${port}` : ""));
-  const body = element("div", "body");
-  body.append(meta, element("p", "text", text));
-  item.append(avatar(name), body);
-  return append(item);
+$("people").addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (button) writeTo({ id: button.dataset.id, name: people.nameOf(button.dataset.id) });
+});
+$("to-all").addEventListener("click", () => writeTo(null));
+$("text").addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && addressee) writeTo(null);
+});
+
+$("job-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  connection.send({ type: "job", below: Number($("below").value) });
+  showPanel(false);
+});
+
+// -- the panel beside the conversation, which covers it on a small screen -----------------------
+
+function showPanel(shown) {
+  $("panel").classList.toggle("open", shown);
+  $("panel-toggle").setAttribute("aria-expanded", String(shown));
 }
 
-function note(text) {
-  append(element("li", "note", text));
-}
+$("panel-toggle").addEventListener("click", () => showPanel(!$("panel").classList.contains("open")));
+$("panel").addEventListener("keydown", (event) => {
+  if (event.key !== "Escape" || !$("panel").classList.contains("open")) return;
+  showPanel(false);
+  $("panel-toggle").focus();
+});
 
-function append(item) {
-  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
-  log.append(item);
-  while (log.childElementCount > LINES_KEPT) log.firstElementChild.remove();
-  if (atEnd || item.classList.contains("own")) log.scrollTop = log.scrollHeight;
-  return item;
-}
-
-// -- people ------------------------------------------------------------------------------------
-
-function arrived({ id, socket, name, port, new: isNew }) {
-  const known = people.get(id);
-  people.set(id, { socket, name, port, seen: Date.now() });
-  if (id !== me?.id && isNew && !known) note(`${name} came in${port ? `, on server :${port}` : ""}.`);
-  if (known && known.name !== name) note(`${known.name} is now ${name}.`);
-  showPeople();
-}
-
-function left(id) {
-  const person = people.get(id);
-  if (!person) return;
-  people.delete(id);
-  note(`${person.name} has left.`);
-  showPeople();
-}
-
-function showPeople() {
-  const sorted = [...people].sort(([a, p], [b, q]) =>
-    (b === me?.id) - (a === me?.id) || p.name.localeCompare(q.name));
-  $("count").textContent = sorted.length || "";
-  $("people").replaceChildren(...sorted.map(([id, { name, port }]) => {
-    const item = element("li", "person");
-    item.style.setProperty("--hue", hue(name));
-    item.append(avatar(name), element("span", "who", id === me?.id ? `${name} (you)` : name),
-                element("span", "port", port ? `:${port}` : ""));
-    return item;
-  }));
-}
-
-// -- the name field ----------------------------------------------------------------------------
+// -- one's name --------------------------------------------------------------------------------
 
 const nameField = $("name");
-nameField.value =
-  localStorage.getItem("name") || `Guest ${Math.floor(100 + 900 * Math.random())}`;
+nameField.value = sessionStorage.getItem("name") ?? localStorage.getItem("name")
+  ?? `Guest ${Math.floor(100 + 900 * Math.random())}`;
 let named = nameField.value;
+
+function introduceOneself() {
+  connection.send({ type: "here", name: named });
+}
+
 nameField.addEventListener("change", () => {
   const name = nameField.value.trim() || named;
   nameField.value = name;
   if (name === named) return;
   named = name;
+  sessionStorage.setItem("name", name);
   localStorage.setItem("name", name);
-  here();
+  introduceOneself();
 });
 $("name-form").addEventListener("submit", (event) => {
   event.preventDefault();
   nameField.blur(); // which is a change, if there is one
   $("text").focus();
 });
-
-// -- elements ----------------------------------------------------------------------------------
-
-function element(tag, className, text = "") {
-  const made = document.createElement(tag);
-  made.className = className;
-  made.textContent = text; // never as HTML: others wrote it
-  return made;
-}
-
-function avatar(name) {
-  const initials = name.split(/\s+/).map((word) => [...word][0]).slice(0, 2).join("");
-  const made = element("span", "avatar", initials.toUpperCase());
-  made.setAttribute("aria-hidden", "true");
-  return made;
-}
-
-function hue(name) {
-  let sum = 7;
-  for (const character of name) sum = (sum * 31 + character.codePointAt(0)) % 360;
-  return sum;
-}
-
-connect();
