@@ -15,7 +15,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 
@@ -35,6 +35,9 @@ _DEFAULT = "default"
 
 #: What the layer's methods raise where a command cannot be carried out, but for TimeoutError.
 _FAILURES = (ChannelFull, MessageTooLarge, NotAnswered, TypeError, ValueError)
+
+#: Seconds after which a connection that is not there is looked into.
+_PATIENCE = 1.0
 
 #: Options that Django has before the subcommand, and that may stand after it too.
 _DJANGO_OPTIONS = ("--settings", "--pythonpath")
@@ -72,7 +75,9 @@ class Command(BaseCommand):
     def _add(
         self, subcommands: argparse._SubParsersAction[CommandParser], name: str, text: str
     ) -> CommandParser:
-        parser = subcommands.add_parser(name, help=text, description=f"{text.capitalize()}.")
+        parser = subcommands.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}."
+        )
         parser.add_argument(
             "--layer",
             metavar="ALIAS",
@@ -140,20 +145,17 @@ class Command(BaseCommand):
             attempts.append(attempt)
             if not as_json:
                 self._write_attempt(attempt)
-        # The layer itself needs one address that works.
-        failed = [attempt for attempt in attempts if attempt.failed is not None]
-        ok = len(failed) < len(attempts)
-        if as_json:
-            self._write_json(
-                {
-                    "layer": alias,
-                    "ok": ok,
-                    "error": None if ok else failed[0].error,
-                    "attempts": [_attempt_to_json(attempt) for attempt in attempts],
-                }
-            )
-        if not ok:
-            raise CommandError(f"{failed[0].failed}: {failed[0].error}")
+        error = None
+        try:
+            _require_one(attempts)
+        except CommandError as err:
+            error = str(err)
+            raise
+        finally:
+            if as_json:
+                steps = [_attempt_to_json(attempt) for attempt in attempts]
+                ok = error is None
+                self._write_json({"layer": alias, "ok": ok, "error": error, "attempts": steps})
 
     def _write_attempt(self, attempt: Attempt) -> None:
         address = "" if attempt.address is None else f" ({attempt.address})"
@@ -239,22 +241,47 @@ async def _connected(layer: RabbitmqChannelLayer) -> AsyncIterator[None]:
 
     Raises :class:`CommandError` for what goes wrong within.
     """
-    timeout = layer.options.send_timeout
     try:
-        try:
-            async with asyncio.timeout(timeout):
-                await layer.current_connection
-        except TimeoutError:
-            raise CommandError(
-                f"no connection to RabbitMQ within send_timeout ({timeout:g} s); "
-                "`rabbitmq_layer ping` says why"
-            ) from None
+        await _connect(layer)
         try:
             yield
         except _FAILURES as err:
             raise CommandError(str(err)) from None
     finally:
         await layer.close()
+
+
+async def _connect(layer: RabbitmqChannelLayer) -> None:
+    """Wait for the connection; where it does not come soon, find out why and give up."""
+
+    async def wait() -> None:
+        await layer.current_connection
+
+    timeout = layer.options.send_timeout
+    connecting = asyncio.create_task(wait())
+    try:
+        async with asyncio.timeout(timeout):
+            await asyncio.wait({connecting}, timeout=_PATIENCE)
+            if not connecting.done():
+                attempts = [attempt async for attempt in ping(layer.options)]
+                _require_one(attempts)
+            await connecting
+    except TimeoutError:
+        raise CommandError(
+            f"no connection to RabbitMQ within send_timeout ({timeout:g} s)"
+        ) from None
+    finally:
+        connecting.cancel()
+
+
+def _require_one(attempts: Sequence[Attempt]) -> None:
+    """Raise :class:`CommandError`, for the first, if every attempt failed.
+
+    The layer itself needs one address that works.
+    """
+    failed = [attempt for attempt in attempts if attempt.failed is not None]
+    if len(failed) == len(attempts):
+        raise CommandError(f"{failed[0].failed}: {failed[0].error}")
 
 
 def _run_until_stopped(work: Awaitable[None]) -> None:
