@@ -65,7 +65,10 @@ def test_kubernetes_gives_time_to_end() -> None:
 def test_rabbitmq_health_check(broker: Broker) -> None:
     """The health check of RabbitMQ's container passes on a node that runs."""
     check = _yaml("deploying-compose")["services"]["rabbitmq"]["healthcheck"]["test"]
-    command = [str(broker.erlang.scripts / check[1]), "--node", broker.node, *check[2:]]
+    script = broker.erlang.scripts / check[1]
+    if not script.exists():
+        pytest.skip("this RabbitMQ's scripts are not all there")
+    command = [str(script), "--node", broker.node, *check[2:]]
     done = subprocess.run(
         command, env=broker.erlang.environment(), capture_output=True, check=False, timeout=60
     )

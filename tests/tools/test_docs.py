@@ -400,6 +400,20 @@ def test_every_log_line_is_documented() -> None:
     assert documented == set(_logged())
 
 
+def test_symptoms_are_log_lines() -> None:
+    """What is to be found in the log, by the page on troubleshooting, is logged so."""
+    logged = {text for _, text in _logged()}
+    quoted = [
+        text
+        for name in ("symptoms-messages", "symptoms-slow")
+        for row in table("docs/troubleshooting.rst", name)
+        for text in literals(row[0])
+        if "…" in text and ":…" not in text
+    ]
+    assert len(quoted) > 6
+    assert not [text for text in quoted if not any(line.startswith(text) for line in logged)]
+
+
 def test_every_error_is_documented() -> None:
     """The page of errors has every exception of the family tree."""
     tree = (errors.__doc__ or "").partition("::")[2]
