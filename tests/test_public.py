@@ -16,6 +16,7 @@ import channels_rabbitmq.core
 import channels_rabbitmq.errors
 import channels_rabbitmq.events
 import channels_rabbitmq.statistics
+import channels_rabbitmq.testing
 
 PUBLIC = (
     channels_rabbitmq.broadcaster,
@@ -24,6 +25,7 @@ PUBLIC = (
     channels_rabbitmq.errors,
     channels_rabbitmq.events,
     channels_rabbitmq.statistics,
+    channels_rabbitmq.testing,
 )
 
 #: What users of version 5.0 may rely on. Adding a name is a feature; removing one breaks programs.
@@ -53,6 +55,7 @@ NAMES = {
     },
     "channels_rabbitmq.events": {"Event", "EventKind"},
     "channels_rabbitmq.statistics": {"Statistics"},
+    "channels_rabbitmq.testing": {"IsolatedLayer", "wait_for_group"},
 }
 
 

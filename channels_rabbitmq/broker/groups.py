@@ -158,13 +158,18 @@ class Groups:
                 return
             except AmqpError:
                 pass  # the topology has ended
+        async with asyncio.timeout_at(due):
+            await self.wait_bound(group)
+
+    async def wait_bound(self, group: str) -> None:
+        """Wait until RabbitMQ has the binding of a group, as long as that has a member here."""
+        key = self._key(group)
 
         async def bind(topology: Topology) -> None:
             if group in self._memberships.groups:  # not left meanwhile
                 await topology.bindings.join(key)
 
-        async with asyncio.timeout_at(due):
-            await self._recovery.run(bind)
+        await self._recovery.run(bind)
 
     def _warn_not_bound(self, group: str) -> None:
         topology = self._recovery.topology

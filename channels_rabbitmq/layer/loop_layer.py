@@ -225,6 +225,10 @@ class LoopLayer:
         else:
             self._groups.discard(group, channel)
 
+    def wait_bound(self, group: str) -> Awaitable[None]:
+        """Wait until messages of a group reach the members that it has here."""
+        return self._groups.wait_bound(group)
+
     def group_members(self, group: str, timeout: float) -> Awaitable[list[str]]:
         """All channels in a group, as far as the processes answer in time."""
         return self._peers.group_members(group, timeout)

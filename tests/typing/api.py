@@ -16,10 +16,12 @@ from typing import Any, TypedDict, assert_type
 import carehare
 
 from channels_rabbitmq import errors
+from channels_rabbitmq.broadcaster import OutboxEvent, RabbitmqBackend
 from channels_rabbitmq.connection import Connection, Consumer
 from channels_rabbitmq.core import Config, RabbitmqChannelLayer, get_layer
 from channels_rabbitmq.events import Event, EventKind
 from channels_rabbitmq.statistics import Statistics
+from channels_rabbitmq.testing import IsolatedLayer, wait_for_group
 
 
 async def plain_hook_may_be_async() -> None:
@@ -237,3 +239,25 @@ async def handle(layer: RabbitmqChannelLayer) -> None:
         assert_type(errors.describe(nack), str)
     except (errors.ConnectionClosed, carehare.ConnectionClosed):
         pass
+
+
+# Other modules
+
+
+def outbox(event: OutboxEvent) -> None:
+    """The outbox's backend, made from a dict."""
+    backend = RabbitmqBackend({"url": "amqp://guest:guest@127.0.0.1", "stream": "orders"})
+    assert_type(backend.publish(event), bool)
+    assert_type(backend.health_check(), bool)
+
+    backend.publish({"type": "order.placed"})  # type: ignore[arg-type]
+
+
+async def isolated() -> None:
+    """A layer for a test, in plain and in async code."""
+    with IsolatedLayer() as layer:
+        assert_type(layer, RabbitmqChannelLayer)
+    async with IsolatedLayer("other", local_capacity=1) as layer:
+        assert_type(await wait_for_group("room", 2, timeout=5), list[str])
+
+    IsolatedLayer(local_capacity="1")  # type: ignore[arg-type]

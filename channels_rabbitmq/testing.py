@@ -1,0 +1,141 @@
+"""For tests of programs that use the layer: one of a test's own, and waiting for joins.
+
+It works under any runner of tests. For pytest it has the fixture ``channel_layer``, which
+``pytest_plugins = ["channels_rabbitmq.testing"]`` in ``conftest.py`` turns on; pytest need not be
+installed otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Unpack
+
+from asgiref.sync import async_to_sync
+from channels.layers import channel_layers
+from django.conf import settings
+
+from .core import Config, RabbitmqChannelLayer, get_layer
+from .errors import NotAnswered
+from .layer.loop_layer import LoopLayer
+
+__all__ = ["IsolatedLayer", "wait_for_group"]
+
+#: How long :func:`wait_for_group` waits between two questions, in seconds.
+_INTERVAL = 0.01
+
+
+class IsolatedLayer:
+    """A layer with a prefix of its own, in the place of one in ``CHANNEL_LAYERS`` for a while.
+
+    No other test, process or developer on the same RabbitMQ has to do with its channels and
+    groups::
+
+        with IsolatedLayer() as layer:
+            ...
+
+    It is a plain context manager and an async one; use the latter where an event loop is running.
+    Within it, ``get_channel_layer()`` gives the layer, to consumers as well. Then its channels and
+    groups are emptied, it is closed, and the one before is back. The options are those of
+    ``CHANNEL_LAYERS``, but for those in ``config`` (``host=``, for a virtual host of tests). Tests
+    that use no layer cost no connection.
+    """
+
+    def __init__(self, alias: str = "default", **config: Unpack[Config]) -> None:
+        self._alias = alias
+        self._config = config
+        #: The layer, within the context.
+        self._layer: RabbitmqChannelLayer | None = None
+        #: What was in its place; None for one that nobody had used.
+        self._replaced: object = None
+
+    def __enter__(self) -> RabbitmqChannelLayer:
+        if self._layer is not None:
+            raise RuntimeError("an IsolatedLayer cannot be entered twice")
+        configured = getattr(settings, "CHANNEL_LAYERS", {}).get(self._alias, {})
+        config: Config = {
+            **configured.get("CONFIG", {}),
+            "prefix": f"test-{secrets.token_hex(6)}",
+            **self._config,
+        }
+        self._layer = RabbitmqChannelLayer(**config)
+        self._replaced = channel_layers.set(self._alias, self._layer)
+        return self._layer
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        async_to_sync(self._end)()
+
+    async def __aenter__(self) -> RabbitmqChannelLayer:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._end()
+
+    async def _end(self) -> None:
+        layer, self._layer = self._layer, None
+        if layer is None:
+            return
+        # The test may have put another there, or changed the settings.
+        if channel_layers.backends.get(self._alias) is layer:
+            if self._replaced is None:
+                del channel_layers.backends[self._alias]
+            else:
+                channel_layers.set(self._alias, self._replaced)
+        self._replaced = None
+        try:
+            if layer.statistics().connected:
+                await layer.flush()
+        finally:
+            await layer.close()
+
+
+async def wait_for_group(
+    group: str, members: int = 1, *, alias: str = "default", timeout: float = 10.0
+) -> list[str]:
+    """Wait until so many channels are in a group, and get what is sent to it; give their names.
+
+    They may be of any process. Raises :class:`TimeoutError` after so many seconds, and
+    :class:`~channels_rabbitmq.errors.NotAnswered` where processes may not ask each other.
+    """
+    layer = get_layer(alias)
+    names: list[str] = []
+    try:
+        async with asyncio.timeout(timeout):
+            while len(names := await layer.group_members(group)) < members:
+                await asyncio.sleep(_INTERVAL)
+            # A member is named from when it asked to join; its group may be bound a moment later.
+            await layer._owner.run(LoopLayer.wait_bound, group)
+            for name in names:
+                if name.partition("!")[0] != layer.queue_name:
+                    await layer.group_add(group, name)
+    except NotAnswered:  # a TimeoutError, too
+        raise
+    except TimeoutError:
+        found = f"{len(names)} of {members} members"
+        raise TimeoutError(f"group {group!r} had {found} after {timeout:g} s") from None
+    return names
+
+
+try:
+    import pytest
+except ImportError:
+    pass
+else:
+
+    @pytest.fixture(name="channel_layer")
+    def _channel_layer() -> Iterator[RabbitmqChannelLayer]:
+        """The default layer, with a prefix of the test's own; see :class:`IsolatedLayer`."""
+        with IsolatedLayer() as layer:
+            yield layer

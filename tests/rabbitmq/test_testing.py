@@ -1,0 +1,149 @@
+"""What tests of users get: a layer that is theirs alone, and joins that have happened."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+from asgiref.sync import async_to_sync
+from channels.exceptions import StopConsumer
+from channels.layers import channel_layers, get_channel_layer
+
+from channels_rabbitmq.core import RabbitmqChannelLayer
+from channels_rabbitmq.testing import IsolatedLayer, wait_for_group
+from tests.helpers.pages import ROOT
+from tests.helpers.proxy import Proxy
+from tests.helpers.rabbit import MakeLayer
+
+MESSAGE = {"type": "chat.line"}
+
+
+@pytest.fixture
+def url(amqp_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """RabbitMQ's address, which is that of no layer in CHANNEL_LAYERS."""
+    monkeypatch.setattr(channel_layers, "backends", {})
+    return amqp_url
+
+
+async def test_no_other_hears(url: str, make_layer: MakeLayer) -> None:
+    """Groups of one name, on one RabbitMQ, are different groups for each."""
+    plain = make_layer()
+    async with IsolatedLayer(host=url) as first, IsolatedLayer("other", host=url) as second:
+        layers = (plain, first, second)
+        channels = [await layer.new_channel() for layer in layers]
+        for layer, channel in zip(layers, channels, strict=True):
+            await layer.group_add("room", channel)
+        for number, layer in enumerate(layers):
+            await layer.group_send("room", MESSAGE | {"number": number})
+        for number, layer in enumerate(layers):
+            assert (await layer.receive(channels[number]))["number"] == number
+            assert await layer.receive_many([channels[number]]) == (None, None)
+
+
+async def test_in_the_place_of_the_other(url: str) -> None:
+    """Within it get_channel_layer() gives the layer; after it, whatever there was before."""
+    async with IsolatedLayer(host=url) as outer:
+        assert get_channel_layer() is outer
+        async with IsolatedLayer(host=url) as inner:
+            assert get_channel_layer() is inner
+            assert inner.options.prefix != outer.options.prefix
+        assert get_channel_layer() is outer
+        with pytest.raises(StopConsumer):
+            await inner.new_channel()
+    assert channel_layers.backends == {}
+
+
+async def test_replaced_within(url: str) -> None:
+    """A test that puts another layer there, as by other settings, keeps that."""
+    async with IsolatedLayer(host=url) as layer:
+        channel_layers.backends = {}
+    assert channel_layers.backends == {}
+    with pytest.raises(StopConsumer):
+        await layer.new_channel()
+
+
+async def test_emptied(url: str) -> None:
+    """What is left in a normal channel is gone when the next one has the same prefix."""
+    async with IsolatedLayer(host=url, prefix="same") as layer:
+        await layer.send("work", MESSAGE)
+    async with IsolatedLayer(host=url, prefix="same") as layer:
+        assert await layer.receive_many(["work"]) == (None, None)
+
+
+async def test_unused(proxy: Proxy) -> None:
+    """A test that does not use it costs no connection."""
+    async with IsolatedLayer(host=proxy.url):
+        pass
+    assert proxy.accepted == 0
+
+
+def test_plain_code(url: str) -> None:
+    """It is a plain context manager, too, with the same in it."""
+    isolated = IsolatedLayer(host=url)
+    with isolated as layer:
+        channel = async_to_sync(layer.new_channel)()
+        async_to_sync(layer.group_add)("room", channel)
+        assert async_to_sync(wait_for_group)("room") == [channel]
+        async_to_sync(layer.group_send)("room", MESSAGE)
+        assert async_to_sync(layer.receive)(channel) == MESSAGE
+        with pytest.raises(RuntimeError, match="cannot be entered twice"):
+            isolated.__enter__()
+    assert channel_layers.backends == {}
+    with isolated as again:
+        assert again is not layer
+
+
+async def test_errors_pass(url: str) -> None:
+    """What a test raises comes through, and the layer is closed."""
+    with pytest.raises(LookupError):
+        async with IsolatedLayer(host=url) as layer:
+            raise LookupError
+    with pytest.raises(StopConsumer):
+        await layer.new_channel()
+
+
+async def test_joined(url: str) -> None:
+    """Whoever is named gets what is sent right after, in this process and in another."""
+    async with IsolatedLayer(host=url) as layer:
+        other = RabbitmqChannelLayer(host=url, prefix=layer.options.prefix)
+        try:
+            await other.current_connection
+            for number in range(20):
+                group = f"room-{number}"
+                receivers = [(there, await there.new_channel()) for there in (layer, other)]
+                joining = [
+                    asyncio.ensure_future(there.group_add(group, channel))
+                    for there, channel in receivers
+                ]
+                joined = await wait_for_group(group, 2)
+                await layer.group_send(group, MESSAGE)
+                assert joined == sorted(channel for _, channel in receivers)
+                for there, channel in receivers:
+                    assert await asyncio.wait_for(there.receive(channel), 5) == MESSAGE
+                await asyncio.gather(*joining)
+        finally:
+            await other.close()
+
+
+async def test_not_joined(url: str) -> None:
+    """Time is up: the error says how many there were."""
+    async with IsolatedLayer(host=url) as layer:
+        await layer.group_add("room", await layer.new_channel())
+        await wait_for_group("room")
+        with pytest.raises(TimeoutError, match=r"group 'room' had 1 of 2 members after 0.5 s"):
+            await wait_for_group("room", 2, timeout=0.5)
+
+
+def test_without_pytest() -> None:
+    """The module can be imported where pytest is not installed."""
+    code = "import sys; sys.modules['pytest'] = None; from channels_rabbitmq.testing import *"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
