@@ -38,7 +38,10 @@ highlight_language = "text"
 nitpicky = True
 # Of other projects: their documentation is not asked, so that the site is built without a network.
 nitpick_ignore_regex = [
-    ("py:.*", r"(_?asyncio|carehare|channels|collections|datetime|django|pamqp|prometheus_client|ssl|typing)\..*"),
+    (
+        "py:.*",
+        r"(_?asyncio|carehare|channels|collections|datetime|django|pamqp|prometheus_client|ssl|typing)\..*",
+    ),
     ("py:.*", r"(Arguments|FieldTable|FieldValue|TracebackType|[A-Z]\w*Error)"),
     # What signatures name of our private modules.
     ("py:.*", r"channels_rabbitmq\.(amqp|config|layer)\..*|Portal"),

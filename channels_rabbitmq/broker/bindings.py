@@ -131,6 +131,10 @@ class Bindings:
         """Whether RabbitMQ confirmed the binding for a routing key."""
         return self._table.is_bound(key)
 
+    def is_wanted(self, key: str) -> bool:
+        """Whether a routing key is to be bound, or is."""
+        return self._table.is_wanted(key)
+
     def bind(self, key: str) -> None:
         """Want a binding, without waiting for it."""
         self._table.join(key)

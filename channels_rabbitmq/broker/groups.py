@@ -101,7 +101,7 @@ class Groups:
         """
         self._memberships.establish(group, channel, self._loop.time())
         self._watch_expiry()
-        topology = self._recovery.topology
+        topology = self._recovery.publishing
         if topology is not None:
             topology.bindings.bind(self._key(group))
 
@@ -117,7 +117,7 @@ class Groups:
 
     def note_vain(self, group: str) -> None:
         """Drop the binding of a group without a member, as a message came by it for nobody."""
-        topology = self._recovery.topology
+        topology = self._recovery.publishing
         if topology is not None:
             topology.bindings.leave_now(self._key(group))
 
@@ -148,16 +148,18 @@ class Groups:
 
     async def _bind(self, group: str, key: str, due: float) -> None:
         """Wait until RabbitMQ has the binding; raise :class:`TimeoutError` when it is due."""
-        topology = self._recovery.topology
+        topology = self._recovery.publishing
         if topology is not None:
             # Thousands may wait for theirs at once: so no task and no timer for each.
             bound = topology.bindings.join(key)
             self._deadlines.watch(bound)
             try:
                 await bound
-                return
             except AmqpError:
                 pass  # the topology has ended
+            else:
+                if topology is self._recovery.topology:
+                    return  # and not one that is starting, and that other processes cannot ask yet
         async with asyncio.timeout_at(due):
             await self.wait_bound(group)
 
@@ -172,7 +174,7 @@ class Groups:
         await self._recovery.run(bind)
 
     def _warn_not_bound(self, group: str) -> None:
-        topology = self._recovery.topology
+        topology = self._recovery.publishing
         if topology is None:
             self._warn_binding("Group %s is not bound yet: RabbitMQ is away", group)
         else:
@@ -184,7 +186,7 @@ class Groups:
             )
 
     def _unbind_if_empty(self, group: str) -> None:
-        topology = self._recovery.topology
+        topology = self._recovery.publishing
         if topology is not None and group not in self._memberships.groups:
             topology.bindings.leave(self._key(group))
 

@@ -15,14 +15,15 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
+from typing import Any, TypeVar
 from typing import Protocol as Interface
-from typing import TypeVar
 
 from channels.exceptions import StopConsumer
 
 from ..amqp.channel import Channel
 from ..amqp.connect import connect, resolve
 from ..amqp.endpoint import Endpoint
+from ..amqp.futures import Deadlines, retrieve
 from ..amqp.log import NamedLogger
 from ..amqp.protocol import Protocol
 from ..amqp.state import StateMachine
@@ -48,6 +49,9 @@ FIRST_DELAY = 0.5
 _LEAVE_TIMEOUT = 1.0
 
 
+#: Most seconds that the first publishes of a process wait for all the rest of its first topology,
+#: so that what it sends reaches itself too. A reconnection has others waiting for messages.
+_FIRST_PATIENCE = 0.5
 #: How many of the calls that waited in vain end in one turn of the loop.
 _GIVE_UP_AT_ONCE = 500
 
@@ -55,9 +59,11 @@ _GIVE_UP_AT_ONCE = 500
 class RecoveryState(enum.Enum):
     """Where the recovery of a process's connection stands."""
 
-    #: There is no live topology; one is being made, or the next attempt is waited for.
+    #: There is no connection; one is being made, or the next attempt is waited for.
     CONNECTING = "connecting"
-    #: There is one. A connection that ends leads back to CONNECTING.
+    #: Publishes go out on a topology whose queue, consumer and bindings are being made.
+    STARTING = "starting"
+    #: It is live. A connection that ends leads back to CONNECTING.
     LIVE = "live"
     #: The loop runs no more, and the socket was shut down. Should the loop run again, it ends.
     CUT = "cut"
@@ -69,7 +75,13 @@ class RecoveryState(enum.Enum):
 
 #: From each state of a recovery, the states that may follow.
 RECOVERY_MOVES: Mapping[RecoveryState, Collection[RecoveryState]] = {
-    RecoveryState.CONNECTING: {RecoveryState.LIVE, RecoveryState.CUT, RecoveryState.CLOSING},
+    RecoveryState.CONNECTING: {RecoveryState.STARTING, RecoveryState.CUT, RecoveryState.CLOSING},
+    RecoveryState.STARTING: {
+        RecoveryState.LIVE,
+        RecoveryState.CONNECTING,
+        RecoveryState.CUT,
+        RecoveryState.CLOSING,
+    },
     RecoveryState.LIVE: {RecoveryState.CONNECTING, RecoveryState.CUT, RecoveryState.CLOSING},
     RecoveryState.CUT: {RecoveryState.CLOSING},
     RecoveryState.CLOSING: {RecoveryState.CLOSED},
@@ -129,8 +141,8 @@ def _finish(waiters: dict[asyncio.Future[None], None], error: Exception | None) 
 class Recovery:
     """Keeps one topology alive, on the event loop that made it, from the start until closed.
 
-    :attr:`topology` is the live one, or None while there is none; :meth:`run` does something on
-    one, whenever there is.
+    :attr:`topology` is the live one, or None while there is none; :attr:`publishing` has it as
+    soon as publishes go out on it. :meth:`run` does something on one, whenever there is.
     """
 
     def __init__(
@@ -158,13 +170,21 @@ class Recovery:
         )
         #: The live topology. None in all states but LIVE and, until the loop runs again, CUT.
         self.topology: Topology | None = None
+        #: The one that publishes go out on: also one that is STARTING.
+        self.publishing: Topology | None = None
         self._outage = Outage(options.send_timeout)
         #: Fails those who wait no longer than the outage's time.
         self._give_up_timer: asyncio.TimerHandle | None = None
-        #: A future for each call that waits for a live topology: in time, and however long. Calls
-        #: go on in the order in which they came, as messages are to be sent in it.
+        #: A future for each call that waits: to publish, for a live topology in time, and for one
+        #: however long. Calls go on in the order in which they came, as messages are to be sent
+        #: in it.
+        self._publishers: dict[asyncio.Future[None], None] = {}
         self._waiters: dict[asyncio.Future[None], None] = {}
         self._patient_waiters: dict[asyncio.Future[None], None] = {}
+        #: For those of ``_waiters`` that a start lets wait which comes to nothing.
+        self._deadlines = Deadlines(self._loop, options.send_timeout)
+        #: Nothing has been connected yet: there is nothing to catch up on.
+        self._first = True
         #: Why there will be no topology any more; None while there may be one.
         self._over: Exception | None = None
         #: The connection that is being made or used, or was last.
@@ -189,32 +209,52 @@ class Recovery:
 
     @property
     def waiting(self) -> int:
-        """How many calls wait for a live topology."""
-        return len(self._waiters) + len(self._patient_waiters)
+        """How many calls wait for RabbitMQ."""
+        return len(self._publishers) + len(self._waiters) + len(self._patient_waiters)
 
     async def wait_topology(self, *, patient: bool = False) -> Topology:
         """Wait for a live topology: until an outage has cost ``send_timeout``, or ``patient``-ly.
 
-        Raises :class:`TimeoutError` after that time, and at once for the rest of the outage;
+        Raises :class:`TimeoutError` after that time, and at once for the rest of the outage; also
+        if one that is starting takes longer than ``send_timeout``;
         :class:`channels.exceptions.StopConsumer` once closed, and
         :class:`~channels_rabbitmq.errors.LoopEnded` once the recovery ended by itself.
         """
-        waiters = self._patient_waiters if patient else self._waiters
         while self.topology is None:
-            if self._over is not None:
-                raise self._over.with_traceback(None)
-            if not patient and self._has_given_up():
-                # In a turn of its own, or a plain loop of calls would never let RabbitMQ be back.
-                await asyncio.sleep(0)
-                if self._has_given_up():
-                    raise TimeoutError
-                continue
-            # A future for each: thousands may wait, and each may be cancelled.
-            waiter: asyncio.Future[None] = self._loop.create_future()
-            waiters[waiter] = None
-            waiter.add_done_callback(waiters.pop)
-            await waiter
+            if patient:
+                await self._wait_in(self._patient_waiters)
+            else:
+                await self._wait_out_outage(self._waiters)
         return self.topology
+
+    async def wait_publishing(self) -> Topology:
+        """Wait for a topology that publishes go out on: as :meth:`wait_topology`, and no longer.
+
+        Its queue, consumer and bindings may not be there yet.
+        """
+        while self.publishing is None:
+            await self._wait_out_outage(self._publishers)
+        return self.publishing
+
+    async def _wait_out_outage(self, waiters: dict[asyncio.Future[None], None]) -> None:
+        if self._over is None and self._has_given_up():
+            # In a turn of its own, or a plain loop of calls would never let RabbitMQ be back.
+            await asyncio.sleep(0)
+            if self._has_given_up():
+                raise TimeoutError
+        else:
+            await self._wait_in(waiters)
+
+    async def _wait_in(self, waiters: dict[asyncio.Future[None], None]) -> None:
+        if self._over is not None:
+            raise self._over.with_traceback(None)
+        # A future for each: thousands may wait, and each may be cancelled.
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        waiters[waiter] = None
+        waiter.add_done_callback(waiters.pop)
+        if waiters is self._waiters:
+            self._deadlines.watch(waiter)
+        await waiter
 
     async def run(self, operation: Callable[[Topology], Awaitable[_T]]) -> _T:
         """Do something on a live topology; again on the next one, if that ended meanwhile.
@@ -230,8 +270,8 @@ class Recovery:
                 if not (topology.ended.done() or isinstance(err, ConnectionClosed)):
                     raise
             await asyncio.shield(topology.ended)
-            while topology is self.topology:
-                await asyncio.sleep(0)  # _use() waits for the same, and then withdraws it
+            while topology is self.publishing:
+                await asyncio.sleep(0)  # the task waits for the same, and then withdraws it
 
     # The end
 
@@ -243,7 +283,7 @@ class Recovery:
                 self._task.cancel()
             else:
                 self.topology.protocol.close()
-                self.topology = None
+            self.topology = self.publishing = None
             self._fail_waiters(StopConsumer("the channel layer is closed"))
         await asyncio.wait({self._task})
 
@@ -273,13 +313,15 @@ class Recovery:
     def _fail_waiters(self, error: Exception) -> None:
         self._over = error
         self._end_outage()
+        self._deadlines.end(error)
+        _finish(self._publishers, error)
         _finish(self._waiters, error)
         _finish(self._patient_waiters, error)
 
     # The outage
 
     def _has_given_up(self) -> bool:
-        return self.topology is None and self._outage.is_given_up(self._loop.time())
+        return self._outage.is_given_up(self._loop.time())
 
     def _begin_outage(self) -> None:
         self._counts.disconnect(time.time())
@@ -289,9 +331,10 @@ class Recovery:
 
     def _give_up(self) -> None:
         """Fail the calls that wait: a part of them in each turn, so that all else goes on."""
-        some = dict.fromkeys(itertools.islice(self._waiters, _GIVE_UP_AT_ONCE))
-        _finish(some, TimeoutError())
-        if len(self._waiters) > _GIVE_UP_AT_ONCE and self._has_given_up():
+        waiters = itertools.chain(self._publishers, self._waiters)
+        _finish(dict.fromkeys(itertools.islice(waiters, _GIVE_UP_AT_ONCE)), TimeoutError())
+        left = len(self._publishers) + len(self._waiters) - _GIVE_UP_AT_ONCE
+        if left > 0 and self._has_given_up():
             # Those that were failed forget themselves before this is called.
             self._loop.call_soon(self._give_up)
 
@@ -311,7 +354,7 @@ class Recovery:
             self._fail_waiters(LoopEnded(started=False))
 
     async def _end(self) -> None:
-        self.topology = None
+        self.topology = self.publishing = None
         self._end_by_itself()
         await self._close_connection()
 
@@ -377,9 +420,10 @@ class Recovery:
                     self._counts.publishes,
                     self._pace,
                 )
-                await topology.start(self._listener.routing_keys)
-                await self._listener.topology_starting(topology)
+                await topology.open(self._listener.routing_keys())
+                await self._start(topology)
             except Exception as err:
+                self._withdraw(err)
                 # Whatever it was: a connection that is left behind keeps the queue's name locked.
                 protocol.abort()
                 failures.append(f"{endpoint}: {describe(err)}")
@@ -411,22 +455,70 @@ class Recovery:
         random.shuffle(found)
         return found, failures
 
+    async def _start(self, topology: Topology) -> None:
+        """Have a topology start, and publish on it meanwhile; raise if it ends before."""
+        starting = self._loop.create_task(self._start_all(topology))
+        starting.add_done_callback(retrieve)
+        either: set[asyncio.Future[Any]] = {starting, topology.ended}
+        try:
+            if self._first:
+                await asyncio.wait(
+                    either, timeout=_FIRST_PATIENCE, return_when=asyncio.FIRST_COMPLETED
+                )
+            if not (starting.done() or topology.ended.done()):
+                self._publish_on(topology)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if topology.ended.done():
+                raise topology.ended.result() or ConnectionClosed("the connection was closed")
+        finally:
+            starting.cancel()
+        starting.result()
+        self._publish_on(topology)
+
+    async def _start_all(self, topology: Topology) -> None:
+        await topology.start()
+        await self._listener.topology_starting(topology)
+
+    def _publish_on(self, topology: Topology) -> None:
+        """Let publishes go out; the outage is over. It may have been done before."""
+        if self.state is not RecoveryState.CONNECTING:
+            return
+        self._state.move(RecoveryState.STARTING)
+        self._first = False
+        self.publishing = topology
+        self._counts.connect(time.time(), str(topology.protocol.endpoint))
+        self._end_outage()
+        _finish(self._publishers, None)
+
+    def _withdraw(self, reason: Exception) -> None:
+        """Publish no more on a topology that did not start."""
+        if self.state is RecoveryState.STARTING:
+            self.publishing = None
+            self._state.move(RecoveryState.CONNECTING)
+            self._begin_outage()
+            self._tell_disconnected(reason)
+
+    def _tell_disconnected(self, reason: Exception | None) -> None:
+        self._counts.events.tell(
+            EventKind.DISCONNECTED,
+            detail="closed by this process" if reason is None else describe(reason),
+        )
+
     async def _use(self, topology: Topology) -> None:
         """Offer the topology until it ends, then close its connection."""
-        if self.state is RecoveryState.CONNECTING and not topology.ended.done():
+        if self.state is RecoveryState.STARTING and not topology.ended.done():
             # It works, however shortly: cuts in quick succession are no reason to stay away.
             self._delays = delays(self._options.max_reconnect_delay)
             self._offer(topology)
         reason = await asyncio.shield(topology.ended)  # others wait for it too
-        self.topology = None
+        self.topology = self.publishing = None
         self._delay = next(self._delays)
-        if self.state is RecoveryState.LIVE:
+        was_live = self.state is RecoveryState.LIVE
+        if was_live or self.state is RecoveryState.STARTING:
             self._state.move(RecoveryState.CONNECTING)
             self._begin_outage()
-            self._counts.events.tell(
-                EventKind.DISCONNECTED,
-                detail="closed by this process" if reason is None else describe(reason),
-            )
+            self._tell_disconnected(reason)
+        if was_live:
             self._tell(self._listener.topology_ended)
         if self.state is RecoveryState.CONNECTING:
             if reason is None:
@@ -442,8 +534,6 @@ class Recovery:
     def _offer(self, topology: Topology) -> None:
         self._state.move(RecoveryState.LIVE)
         self.topology = topology
-        self._counts.connect(time.time(), str(topology.protocol.endpoint))
-        self._end_outage()
         _finish(self._waiters, None)
         _finish(self._patient_waiters, None)
         self._log.info("Connected to RabbitMQ at %s", topology.protocol.endpoint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import pamqp.commands
 
@@ -60,8 +60,9 @@ _LEAST_SILENCE = 5.0
 
 #: Seconds for each answer of RabbitMQ while a topology starts.
 _START_TIMEOUT = 30.0
-#: Most seconds that a start waits for the bindings: what is sent as soon as RabbitMQ is back then
-#: reaches the process's own groups too, and ten thousands of groups hold nobody up.
+#: Most seconds that a start waits for the bindings, and a publish for that of its group if that
+#: has local members: what is sent as soon as RabbitMQ is back then reaches these too, and neither a
+#: locked queue nor ten thousands of groups hold anybody up.
 _BINDING_PATIENCE = 1.0
 
 #: The AMQP channels that a connection must have: for publishing in two ways, for bindings, for
@@ -134,6 +135,10 @@ class Topology:
             max_body=options.max_message_size,
             on_oversized=on_oversized,
         )
+        #: When publishing began.
+        self._opened_at = 0.0
+        #: Set once the process's queue is declared, or will not be.
+        self._declared = asyncio.Event()
         #: The bindings of the process's queue.
         self.bindings = Bindings(
             protocol,
@@ -170,8 +175,21 @@ class Topology:
 
     # Beginning and end
 
-    async def start(self, routing_keys: Callable[[], Iterable[str]]) -> None:
-        """Declare the exchange and the queue, consume, and begin to bind ``routing_keys()``.
+    async def open(self, routing_keys: Iterable[str]) -> None:
+        """Declare the exchange: then publishes can go out, whatever becomes of the queue.
+
+        The queue will be bound for ``routing_keys``.
+
+        Whatever it raises, the connection is of no use to the layer then.
+        """
+        # What is sent to the process's own queue before that is declared would be lost.
+        self._names.away.add(self._queue_name)
+        await self._declare_exchange()
+        self._opened_at = self._loop.time()
+        await self.bindings.bind_all(routing_keys)
+
+    async def start(self) -> None:
+        """Declare the queue, consume it, and begin to bind, after :meth:`open`.
 
         It waits a short while for the bindings, and no longer: they may take minutes, in which the
         process receives what is bound already, and sends. Bindings that come to a stand end the
@@ -179,8 +197,9 @@ class Topology:
 
         Whatever it raises, the connection is of no use to the layer then.
         """
-        await self._declare_exchange()
         await self._declare_queue()
+        self._names.away.discard(self._queue_name)
+        self._declared.set()
         prefetched = self._consumer.call(self._prefetch())
         consume = pamqp.commands.Basic.Consume(
             queue=self._queue_name, consumer_tag=self.protocol.consumer_tag, exclusive=True
@@ -194,7 +213,6 @@ class Topology:
         self.bindings.open(self._queue_name)
         await self._answer(prefetched)
         await self._answer(consumes)
-        await self.bindings.bind_all(routing_keys())
         await self.bindings.wait_settled(_BINDING_PATIENCE)
         self._verify_later(_VERIFY[0])
 
@@ -258,6 +276,27 @@ class Topology:
         """Make the method that sets the window of unacknowledged deliveries."""
         return pamqp.commands.Basic.Qos(prefetch_count=self._options.local_capacity)
 
+    async def wait_declared(self) -> None:
+        """Wait until the process's queue is declared; raise :class:`.ConnectionClosed` if it ended.
+
+        Another name may be that of the queue by then.
+        """
+        await self._declared.wait()
+        self.require_live()
+
+    async def wait_own(self, routing_key: str) -> None:
+        """Wait until the process hears of a group, if it is to, as what is sent now is lost to it.
+
+        But no longer than :data:`_BINDING_PATIENCE` since publishing began, and never more than
+        once: other processes wait for the message.
+        """
+        if self.bindings.is_wanted(routing_key) and not self.bindings.is_bound(routing_key):
+            left = self._opened_at + _BINDING_PATIENCE - self._loop.time()
+            if left > 0:
+                bound = self.bindings.join(routing_key)
+                bound.add_done_callback(retrieve)
+                await asyncio.wait({bound}, timeout=left)
+
     def require_live(self) -> None:
         """Raise :class:`.ConnectionClosed` if it has ended."""
         if self.ended.done():
@@ -305,6 +344,7 @@ class Topology:
     def _end(self, reason: Exception | None) -> None:
         self._timers.cancel()
         self.bindings.end(reason)
+        self._declared.set()
         if not self.ended.done():  # errors on two channels may come at once
             self.ended.set_result(reason)
 

@@ -172,7 +172,8 @@ async def _declare_and_send(
     send: Callable[[str, str], Awaitable[None]],
 ) -> None:
     async with asyncio.timeout(options.send_timeout):
-        await topology.start(lambda: ())
+        await topology.open(())
+        await topology.start()
     watch.begin(MESSAGE)
     await send("", names.newest)
     watch.begin(GROUP_MESSAGE)

@@ -18,10 +18,7 @@ from ..broker.peers import Peers
 from ..broker.recovery import Recovery
 from ..broker.topology import Topology
 from ..config.options import Options
-from ..errors import (
-    LoopEnded,
-    NotConnected,
-)
+from ..errors import ConnectionClosed, LoopEnded, NotConnected
 from ..local.counts import BAD_MESSAGE, REDELIVERED, TOO_LARGE
 from ..local.housekeeping import Housekeeping
 from ..local.mailbox import NOWHERE, Delivery, Source
@@ -122,7 +119,7 @@ class LoopLayer:
         topology = self.recovery.topology
         if topology is not None and topology.usable:
             if routing_key in self._names.away and not exchange:
-                return self._publish_when_back(routing_key, body)
+                return self._publish_when_ready(exchange, routing_key, body)
             published = topology.publish(exchange, routing_key, body)
             if not published.done():
                 return published
@@ -138,7 +135,7 @@ class LoopLayer:
         try:
             async with asyncio.timeout(timeout):
                 while True:
-                    topology = await self.recovery.wait_topology()
+                    topology = await self.recovery.wait_publishing()
                     if topology.ended.done():
                         await asyncio.sleep(0)  # recovery learns of it in a turn of its own
                     elif topology.blocked is not None:
@@ -146,8 +143,10 @@ class LoopLayer:
                         raise NotConnected(f"RabbitMQ takes no messages: {topology.blocked}")
                     elif topology.usable:
                         if routing_key in self._names.away and not exchange:
-                            await self.earlier.wait_back(routing_key)
+                            await self._wait_back(routing_key, topology)
                             continue
+                        if exchange and topology is not self.recovery.topology:
+                            await topology.wait_own(routing_key)
                         sent = True
                         await topology.publish(exchange, routing_key, body)
                         return
@@ -159,17 +158,27 @@ class LoopLayer:
                     f"RabbitMQ did not confirm the message within send_timeout ({timeout:g} s)",
                     sent=True,
                 ) from None
-            live = self.recovery.topology
+            live = self.recovery.publishing
+            if live is not None and routing_key in self._names.away and not exchange:
+                raise NotConnected(
+                    f"RabbitMQ did not release queue {routing_key} within send_timeout "
+                    f"({timeout:g} s)"
+                ) from None
             if live is not None and not live.usable:
                 raise NotConnected(
                     f"RabbitMQ did not read from the socket within send_timeout ({timeout:g} s)"
                 ) from None
             raise
 
-    async def _publish_when_back(self, queue_name: str, body: bytes) -> None:
-        """Publish to a queue of an earlier name, once that is ours again: now it would be lost."""
-        await self.earlier.wait_back(queue_name)
-        await self.publish("", queue_name, body)
+    async def _wait_back(self, queue_name: str, topology: Topology) -> None:
+        """Wait until a queue of the process's is there; what is sent before would be lost."""
+        if queue_name != self._names.newest:
+            await self.earlier.wait_back(queue_name)
+            return
+        try:
+            await topology.wait_declared()
+        except ConnectionClosed:
+            await asyncio.sleep(0)  # the next topology declares it
 
     def send_normal(self, channel: str, body: bytes) -> Awaitable[None]:
         """Publish to the queue of a normal channel."""

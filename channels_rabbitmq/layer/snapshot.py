@@ -70,7 +70,7 @@ def take_snapshot(
 
 
 def _live_topology(loop_layer: LoopLayer | None) -> Topology | None:
-    topology = None if loop_layer is None else loop_layer.recovery.topology
+    topology = None if loop_layer is None else loop_layer.recovery.publishing
     return None if topology is None or topology.ended.done() else topology
 
 

@@ -122,6 +122,11 @@ class BindingTable:
         binding = self._bindings.get(key)
         return binding is not None and binding.state is BindingState.BOUND
 
+    def is_wanted(self, key: str) -> bool:
+        """Whether it is to be there."""
+        binding = self._bindings.get(key)
+        return binding is not None and binding.wanted
+
     # What the process wants
 
     def join(self, key: str) -> Binding:

@@ -32,7 +32,8 @@ class QueueNames:
         self._all = {self.newest}
         #: When a channel of each earlier name was last found in use; for those that are kept.
         self._kept: dict[str, float] = {}
-        #: The earlier names that are kept, and whose queues RabbitMQ does not give us just now.
+        #: The names whose queues RabbitMQ does not give us just now: earlier ones that are kept,
+        #: and the newest until it is declared on a new connection.
         self.away: set[str] = set()
 
     def __repr__(self) -> str:

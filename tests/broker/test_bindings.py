@@ -127,7 +127,8 @@ async def start(port: int, channels: int) -> Topology:
         lambda *oversized: None,
         pace=FixedPace(channels),
     )
-    await topology.start(list)
+    await topology.open([])
+    await topology.start()
     return topology
 
 

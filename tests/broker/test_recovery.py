@@ -10,7 +10,6 @@ import re
 import struct
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from channels.exceptions import StopConsumer
@@ -154,8 +153,8 @@ class TestConnecting:
         here = Process(port)
         start = Topology.start
 
-        async def join_meanwhile(topology: Topology, keys: Any) -> None:
-            await start(topology, keys)
+        async def join_meanwhile(topology: Topology) -> None:
+            await start(topology)
             here.state.memberships.establish("late", f"{here.queue_name}!a", 0.0)
 
         monkeypatch.setattr(Topology, "start", join_meanwhile)
@@ -224,6 +223,102 @@ class TestConnecting:
         await until(lambda: here.events == ["started", "ended", "started"])
         await here.close()
         assert caplog.text.count("A bug in channels_rabbitmq; connecting again") == 1
+
+
+class TestStarting:
+    """Publishes go out as soon as they can, whatever the queue and the bindings take."""
+
+    async def test_publishes_go_first(self, rabbit: FakeRabbit, port: int) -> None:
+        """They wait neither for the queue, nor for its consumer, nor for bindings."""
+        rabbit.silent = (Queue.Declare,)
+        here = Process(port)
+        topology = await here.recovery.wait_publishing()
+        assert here.recovery.state is RecoveryState.STARTING
+        assert here.recovery.topology is None
+        await topology.publish("groups", "room", b"1")
+        assert rabbit.seen(Basic.Publish)
+        assert not here.recovery._outage.is_given_up(float("inf"))
+        waiting = asyncio.create_task(here.recovery.wait_topology())
+        await asyncio.sleep(0)
+        assert here.recovery.waiting == 1
+        assert here.events == []
+        rabbit.silent = ()
+        rabbit.cut()
+        assert await waiting is not topology
+        await here.close()
+
+    async def test_group_add(self, rabbit: FakeRabbit, port: int) -> None:
+        """A join while it starts is bound with the others, and returns once it is live."""
+        rabbit.silent = (Basic.Consume,)
+        here = Process(port, send_timeout=30)
+        topology = await here.recovery.wait_publishing()
+        adding = asyncio.create_task(here.groups.add("room", f"{here.queue_name}!a"))
+        await until(lambda: rabbit.bound() == {"room": [here.queue_name]})
+        assert not adding.done()
+        number = topology._consumer.number
+        rabbit.links[0].peer.send(number, Basic.ConsumeOk(topology.protocol.consumer_tag))
+        await asyncio.wait_for(adding, 5)
+        assert here.recovery.state is RecoveryState.LIVE
+        await here.close()
+
+    async def test_own_groups(
+        self, rabbit: FakeRabbit, port: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is sent to a group with local members waits for its binding, for a moment."""
+        async with process(port) as here:
+            await here.groups.add("room", f"{here.queue_name}!a")
+            rabbit.silent = (Queue.Declare,)
+            rabbit.cut()
+            first = here.recovery.publishing
+            await until(lambda: here.recovery.publishing not in (None, first))
+            topology = here.recovery.publishing
+            assert topology is not None
+            await asyncio.wait_for(topology.wait_own("other"), 5)
+            waiting = asyncio.create_task(topology.wait_own("room"))
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            await asyncio.wait_for(waiting, 10)
+            began = asyncio.get_running_loop().time()
+            await topology.wait_own("room")
+            assert asyncio.get_running_loop().time() - began < 0.5
+            rabbit.silent = ()
+            rabbit.cut()
+            await until(lambda: here.recovery.state is RecoveryState.LIVE)
+
+    @pytest.mark.parametrize("ends", ["refused", "cut", "an error on the publisher"])
+    async def test_that_ends(
+        self, rabbit: FakeRabbit, port: int, ends: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A start that fails is given up at once, and the next one has what waits."""
+        rabbit.silent = (Basic.Consume,)
+        here = Process(port)
+        first = await here.recovery.wait_publishing()
+        await until(lambda: rabbit.seen(Basic.Consume))
+        rabbit.silent = ()
+        waiting = asyncio.create_task(here.recovery.wait_topology())
+        if ends == "cut":
+            rabbit.cut()
+        elif ends == "refused":
+            rabbit.links[0].send_close(first._consumer.number, 403, "ACCESS_REFUSED")
+        else:
+            rabbit.links[0].send_close(first._publisher.number, 404, "NOT_FOUND")
+        await until(lambda: here.recovery.publishing is not first)
+        assert await asyncio.wait_for(waiting, 5) is not first
+        assert here.events == ["started"]
+        assert "Cannot connect to RabbitMQ" in caplog.text
+        await here.close()
+
+    async def test_closed_meanwhile(self, rabbit: FakeRabbit, port: int) -> None:
+        """The connection is closed as AMQP wants it."""
+        rabbit.silent = (Basic.Consume,)
+        here = Process(port)
+        await here.recovery.wait_publishing()
+        await here.close()
+        assert here.recovery.publishing is None
+        assert here.recovery.state is RecoveryState.CLOSED
+        await until(lambda: not rabbit.links)
+        with pytest.raises(StopConsumer):
+            await here.recovery.wait_publishing()
 
 
 def struct_error() -> Exception:
@@ -405,7 +500,7 @@ class TestOutage:
     async def test_waiting_leaves_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Calls that were cancelled, or gave up, are not remembered."""
         monkeypatch.setattr(module, "FIRST_DELAY", 1000.0)
-        here = Process(1, send_timeout=0.1)
+        here = Process(1, send_timeout=1)
         calls = [
             asyncio.ensure_future(here.recovery.wait_topology(patient=patient))
             for patient in [True, False] * 500

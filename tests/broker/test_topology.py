@@ -58,7 +58,8 @@ async def make(
 async def start(port: int, probe: Probe | None = None, **config: object) -> Topology:
     """A topology that has started, with one binding."""
     topology = await make(port, probe, **config)
-    await topology.start(lambda: ["room"])
+    await topology.open(["room"])
+    await topology.start()
     return topology
 
 
@@ -148,7 +149,8 @@ async def test_bindings_that_take_long(
             rabbit.silent = (Queue.Bind, Queue.Declare)  # what comes after it waits for it
 
     rabbit.refuse = hold
-    await asyncio.wait_for(topology.start(lambda: [f"room{n}" for n in range(200)]), 5)
+    await topology.open([f"room{n}" for n in range(200)])
+    await asyncio.wait_for(topology.start(), 5)
     assert topology.bindings.unconfirmed == 200
     await topology.publish("", QUEUE, b"1")
     assert not rabbit.queues[QUEUE].messages  # it is delivered
@@ -247,7 +249,8 @@ async def test_probe_that_does_not_arrive(
     taken: list[tuple[Any, ...]] = []
     probe = Probe(QUEUE, 200, 60)
     topology = await make(port, local_capacity=1, probe=probe, deliver=taken)
-    await topology.start(lambda: ["room"])
+    await topology.open(["room"])
+    await topology.start()
     rabbit.full.add(QUEUE)
     looks = len(rabbit.seen(Queue.Declare))
     await until(lambda: len(rabbit.seen(Queue.Declare)) >= looks + 5)  # each with a nack

@@ -178,6 +178,36 @@ async def test_sending_to_a_name_that_stays_locked(rabbit: Locking, port: int) -
         await layer.close()
 
 
+async def test_publishing_does_not_wait_for_the_name(
+    rabbit: Locking, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the name is locked others are sent to; what is for its own queue waits for that."""
+    monkeypatch.setattr(topology, "_LOCKED_PATIENCE", 60.0)
+    url = f"amqp://guest:guest@127.0.0.1:{port}?heartbeat=0"
+    layer, other = RabbitmqChannelLayer(url), RabbitmqChannelLayer(url)
+    try:
+        mine, theirs = await layer.new_channel(), await other.new_channel()
+        await layer.group_add("room", mine)
+        await other.group_add("room", theirs)
+        rabbit.locked.add(layer.queue_name)
+        await until(lambda: len(rabbit.links) == 2)
+        rabbit.links[0].peer.writer.transport.abort()
+        declared = rabbit.declared(layer.queue_name)
+        await until(lambda: rabbit.declared(layer.queue_name) > declared)
+        own = asyncio.create_task(layer.send(mine, {"type": "own"}))
+        await layer.send(theirs, {"type": "direct"})
+        await layer.group_send("room", {"type": "group"})
+        assert await other.receive(theirs) == {"type": "direct"}
+        assert await other.receive(theirs) == {"type": "group"}
+        assert not own.done()
+        rabbit.locked.clear()
+        await own
+        assert await layer.receive(mine) == {"type": "own"}
+    finally:
+        await layer.close()
+        await other.close()
+
+
 async def test_lock_of_less_than_a_second(
     rabbit: Locking, layer: RabbitmqChannelLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

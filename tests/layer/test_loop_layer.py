@@ -104,7 +104,8 @@ async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
 
     yield make
     for loop_layer in made:
-        loop_layer.recovery.topology = None  # which recovery has not made
+        # Recovery has not made them.
+        loop_layer.recovery.topology = loop_layer.recovery.publishing = None
         await loop_layer.close()
 
 
@@ -119,7 +120,7 @@ def encode(loop_layer: LoopLayer, kind: str, name: str, **message: object) -> by
 async def test_publish(make: Make) -> None:
     """A live topology has it at once, and what is awaited is its confirmation."""
     loop_layer = make()
-    loop_layer.recovery.topology = topology = Scripted()
+    loop_layer.recovery.topology = loop_layer.recovery.publishing = topology = Scripted()
     await loop_layer.publish("groups", "room", b"body")
     assert topology.published == [("groups", "room", b"body")]
 
@@ -144,7 +145,7 @@ async def test_publish_in_a_long_outage_yields(make: Make) -> None:
 
     sending = asyncio.create_task(send_for_ever())
     await until(lambda: refused > 10)
-    loop_layer.recovery.topology = topology = Scripted()
+    loop_layer.recovery.topology = loop_layer.recovery.publishing = topology = Scripted()
     await until(lambda: topology.published)
     topology.alarm = "low on memory"
     sending.cancel()
@@ -165,7 +166,7 @@ async def test_publish_in_a_long_outage_yields(make: Make) -> None:
 async def test_publish_whose_confirm_is_late(make: Make) -> None:
     """What was waited for before counts: the time is for the call as a whole."""
     loop_layer = make(send_timeout=0.1)
-    loop_layer.recovery.topology = topology = Scripted()
+    loop_layer.recovery.topology = loop_layer.recovery.publishing = topology = Scripted()
     topology.alarm = "low on memory"
     with pytest.raises(NotConnected) as caught:
         await loop_layer.publish("", "queue", b"")
@@ -186,7 +187,7 @@ async def test_publish_whose_confirm_is_late(make: Make) -> None:
 async def test_publish_during_an_alarm(make: Make) -> None:
     """It ends at once while RabbitMQ takes no publishes."""
     loop_layer = make()
-    loop_layer.recovery.topology = topology = Scripted()
+    loop_layer.recovery.topology = loop_layer.recovery.publishing = topology = Scripted()
     topology.alarm = "low on memory"
     with pytest.raises(NotConnected, match="low on memory"):
         await loop_layer.publish("", "queue", b"")
@@ -196,7 +197,7 @@ async def test_publish_during_an_alarm(make: Make) -> None:
 async def test_publish_to_a_socket_that_is_full(make: Make) -> None:
     """It waits until the socket takes more."""
     loop_layer = make()
-    loop_layer.recovery.topology = topology = Scripted()
+    loop_layer.recovery.topology = loop_layer.recovery.publishing = topology = Scripted()
     socket = topology.full_socket = asyncio.Event()
     sending = asyncio.ensure_future(loop_layer.publish("", "queue", b"body"))
     await asyncio.sleep(0)
@@ -209,7 +210,7 @@ async def test_publish_to_a_socket_that_is_full(make: Make) -> None:
 async def test_publish_on_a_lost_connection_yields(make: Make) -> None:
     """A plain loop of sends on a lost connection lets others run, and goes on with the next."""
     loop_layer = make(send_timeout=5)
-    loop_layer.recovery.topology = lost = Scripted()
+    loop_layer.recovery.topology = loop_layer.recovery.publishing = lost = Scripted()
     lost.lose()
     sent = 0
 
@@ -224,7 +225,7 @@ async def test_publish_on_a_lost_connection_yields(make: Make) -> None:
         await asyncio.sleep(0)  # would never come back if the sender did not yield
     assert sent == 0
     assert not lost.published
-    loop_layer.recovery.topology = live = Scripted()
+    loop_layer.recovery.topology = loop_layer.recovery.publishing = live = Scripted()
     await until(lambda: sent > 3)
     assert len(live.published) >= sent
     sending.cancel()

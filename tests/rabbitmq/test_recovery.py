@@ -213,7 +213,7 @@ async def test_consumer_lost_without_a_word(
     channel = await layer.new_channel()
     first = await layer.current_connection
     # What some versions of RabbitMQ do by mistake, our side can ask for.
-    first.protocol._channels[3].call(pamqp.commands.Basic.Cancel("channels_rabbitmq"))
+    first.protocol._channels[3].call(pamqp.commands.Basic.Cancel(first.protocol.consumer_tag))
     await until(lambda: first.closed.done())
     await layer.send(channel, {"n": 1})
     assert await layer.receive(channel) == {"n": 1}
@@ -265,6 +265,7 @@ async def test_heartbeats_may_be_off(make_layer: MakeLayer, proxy: Proxy) -> Non
     layer = make_layer(host=f"{proxy.url}?heartbeat=0")
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
+    await layer.current_connection
     await layer.group_send("nobody", {})  # the last of what is sent at the start has gone by then
     before, cpu = proxy.bytes_up, time.process_time()
     await asyncio.sleep(0.5)

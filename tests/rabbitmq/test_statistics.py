@@ -287,6 +287,7 @@ async def test_drops(make_layer: MakeLayer) -> None:
 async def test_lagging(make_layer: MakeLayer) -> None:
     """What a channel that lags loses to the others is counted under local_capacity."""
     layer, sender = make_layer(local_capacity=4), make_layer()
+    await layer.current_connection
     slow, quick = await layer.new_channel(), await layer.new_channel()
     reading = asyncio.create_task(layer.receive(quick))
     for _ in range(8):
