@@ -85,6 +85,7 @@ async def lobby(make_layer: MakeLayer) -> tuple[RabbitmqChannelLayer, str]:
     ("arguments", "said"),
     [
         (["-c", BEGIN + "from chat.tasks import announce; announce('by task')"], ["by task"]),
+        (["-c", BEGIN + "from chat.retried import announce_surely as a; a('surely')"], ["surely"]),
         (["manage.py", "announce", "by command"], ["by command"]),
         (["script.py"], ["line 0", "line 1", "line 2"]),
         (
@@ -109,7 +110,7 @@ async def lobby(make_layer: MakeLayer) -> tuple[RabbitmqChannelLayer, str]:
             ["somebody has joined"],
         ),
     ],
-    ids=["celery", "command", "script", "views", "signals"],
+    ids=["celery", "retried", "command", "script", "views", "signals"],
 )
 async def test_what_says_something(
     site: Path,
@@ -126,6 +127,23 @@ async def test_what_says_something(
     await layer.send(channel, {"type": "chat.line", "text": "that is all"})
     heard = [(await asyncio.wait_for(layer.receive(channel), 10))["text"] for _ in [*said, None]]
     assert heard == [*said, "that is all"]
+
+
+async def test_a_task_that_tries_again(site: Path) -> None:
+    """While RabbitMQ is away the task is tried again, as often as it says, and then fails."""
+    code = BEGIN + (
+        "from chat.retried import announce_surely; from celery.signals import task_retry; "
+        "tries = []; task_retry.connect(lambda **_: tries.append(1), weak=False); "
+        "result = announce_surely.apply(args=['x']); "
+        "print(len(tries), result.state, type(result.result).__name__, flush=True)"
+    )
+    flags = ("-X", "dev")
+    nobody = "amqp://127.0.0.1:1"
+    with started(
+        ["-c", code], nobody, flags=flags, cwd=site, group_send_raises=True, send_timeout=0.2
+    ) as running:
+        assert await running.line() == "8 FAILURE NotConnected"
+        await running.end()
 
 
 async def test_asking(site: Path, lobby: tuple[RabbitmqChannelLayer, str], amqp_url: str) -> None:
