@@ -47,7 +47,7 @@ from .wire.names import (
     require_channel,
     require_group,
 )
-from .wire.serializers import make_codec
+from .wire.serializers import Codec, make_codec
 
 __all__ = ["Config", "RabbitmqChannelLayer", "get_layer"]
 
@@ -113,7 +113,7 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
     ) -> None:
         try:
             self.options = Options.from_config({"host": host, **config})
-            codec = make_codec(self.options)
+            codec = self._make_codec()
         finally:
             # Debug pages and error trackers show the variables of this frame; see Options.
             del host, config
@@ -130,6 +130,10 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         self._connection: Connection | None = None
         # The owner must not refer to the layer, which would never be collected then.
         weakref.finalize(self, self._owner.drop).atexit = False
+
+    def _make_codec(self) -> Codec:
+        """What makes messages bytes, and bytes messages."""
+        return make_codec(self.options)
 
     def __repr__(self) -> str:
         # Debug pages show a layer that could not be made, too.

@@ -62,6 +62,9 @@ class Wire(Protocol):
     def routing(self) -> tuple[str, str]:
         """The exchange and routing key of the delivery that is being handled."""
 
+    def properties(self) -> bytes:
+        """Flags and values of the properties of the delivery that is being handled."""
+
 
 class Channel:
     """An open AMQP channel. Calls are pipelined: the server answers them in order.
@@ -244,6 +247,10 @@ class Channel:
     def routing(self) -> tuple[str, str]:
         """The exchange and routing key of a delivery, within ``on_delivery()``."""
         return self._wire.routing()
+
+    def properties(self) -> bytes:
+        """Flags and values of the properties of a delivery, within ``on_delivery()``."""
+        return self._wire.properties()
 
     def close(self) -> None:
         """Close the channel; what waits on it fails with :class:`.ChannelClosed`."""

@@ -243,6 +243,7 @@ class _Content:
         "method",
         "missing",
         "parts",
+        "properties",
         "redelivered",
         "skipped",
     )
@@ -256,6 +257,8 @@ class _Content:
         self.redelivered = redelivered
         #: The arguments of the ``basic.deliver``.
         self.deliver = deliver
+        #: Flags and values of the content header.
+        self.properties = b""
         #: Bytes still to come; -1 until the content header told the size.
         self.missing = -1
         #: The size of a body that is too large to be collected; 0 for one that is collected.
@@ -281,6 +284,8 @@ class Decoder:
         self._contents: dict[int, _Content] = {}
         #: The arguments of the ``basic.deliver`` that is handled, or was handled last.
         self._deliver = b""
+        #: What its content header says of properties; empty for nothing.
+        self._properties = b""
 
     def routing(self) -> tuple[str, str]:
         """The exchange and the routing key that the message being handled was published with.
@@ -294,6 +299,10 @@ class Decoder:
         exchange, rest = rest[1:end], rest[end:]
         key = rest[1 : 1 + int.from_bytes(rest[:1], "big")]
         return exchange.decode(errors="replace"), key.decode(errors="replace")
+
+    def properties(self) -> bytes:
+        """Flags and values of the properties of the message being handled; empty for none."""
+        return self._properties
 
     def feed(self, data: bytes) -> None:
         """Handle every frame that is whole now.
@@ -362,6 +371,9 @@ class Decoder:
                                 and channel not in contents
                             ):
                                 self._deliver = data[at + 11 : after - 1]
+                                self._properties = (
+                                    b"" if size2 == 14 else data[after + 19 : body_at - 1]
+                                )
                                 handler.handle_delivery(
                                     channel,
                                     delivery_tag,
@@ -425,6 +437,8 @@ class Decoder:
         if content is None or content.missing >= 0 or size < 14:
             raise BadBytesFromServer("a content header in the wrong place")
         body_size = content.missing = _content_header.unpack_from(data, at)[5]
+        if content.method is None and size > 14:
+            content.properties = data[at + 19 : at + _HEADER_SIZE + size]
         if body_size > self._handler.body_limit(channel, content.method):
             content.skipped = body_size
         if body_size == 0:
@@ -449,6 +463,7 @@ class Decoder:
         body = content.parts[0] if len(content.parts) == 1 else b"".join(content.parts)
         if content.method is None:
             self._deliver = content.deliver
+            self._properties = content.properties
             self._handler.handle_delivery(channel, content.delivery_tag, content.redelivered, body)
         else:
             self._handler.handle_content(channel, content.method, body)

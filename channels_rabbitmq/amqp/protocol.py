@@ -398,6 +398,10 @@ class Protocol(asyncio.Protocol):
         """The exchange and routing key of the delivery that is being handled."""
         return self._decoder.routing()
 
+    def properties(self) -> bytes:
+        """Flags and values of the properties of the delivery that is being handled."""
+        return self._decoder.properties()
+
     # FrameHandler
 
     def handle_delivery(

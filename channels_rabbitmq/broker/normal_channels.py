@@ -291,6 +291,8 @@ class NormalChannels:
         codec = self._codec
         try:
             plain = body if codec.decrypt_normal is None else codec.decrypt_normal(body)
+            if codec.annotate is not None:
+                plain = codec.annotate(plain, amqp_channel.properties())
             kind, receiver, message = codec.decode(plain)
             if kind == CHANNEL_KEY:
                 if receiver != name:

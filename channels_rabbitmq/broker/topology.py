@@ -13,8 +13,9 @@ from ..amqp.acknowledgements import PublisherConfirms
 from ..amqp.calls import Calls
 from ..amqp.channel import NO_LIMIT, Channel, OnDelivery, OnOversized
 from ..amqp.counts import PublishCounts
-from ..amqp.frames import Method
+from ..amqp.frames import NO_PROPERTIES, Method
 from ..amqp.futures import retrieve
+from ..amqp.headers import PropertiesBody
 from ..amqp.log import NamedLogger
 from ..amqp.protocol import Protocol
 from ..config.options import Options
@@ -466,7 +467,8 @@ class Topology:
         """
         if len(body) > self._max_body:
             return self._refuse_size(body)
-        future = self._publisher.publish(exchange, routing_key, body)
+        properties = body.properties if isinstance(body, PropertiesBody) else NO_PROPERTIES
+        future = self._publisher.publish(exchange, routing_key, body, properties=properties)
         if not self._watches_confirms:
             self._watch_confirms()
         return future
@@ -484,7 +486,8 @@ class Topology:
         publisher = self._mandatory_publisher
         if publisher is None:
             publisher = self._mandatory_publisher = self._open_publisher()
-        return publisher.publish(exchange, routing_key, body, mandatory=True)
+        properties = body.properties if isinstance(body, PropertiesBody) else NO_PROPERTIES
+        return publisher.publish(exchange, routing_key, body, mandatory=True, properties=properties)
 
     def publish_to_itself(self, body: bytes) -> asyncio.Future[None]:
         """Publish to the process's own queue, apart from what users send, and not counted.

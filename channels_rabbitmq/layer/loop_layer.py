@@ -42,6 +42,9 @@ class Origin(Source, Interface):
     def routing(self) -> tuple[str, str]:
         """The exchange and routing key of the delivery that is being handled."""
 
+    def properties(self) -> bytes:
+        """Flags and values of the properties of that delivery."""
+
 
 class LoopLayer:
     """What the channel layer does on the loop that owns it. All of it runs there.
@@ -68,6 +71,7 @@ class LoopLayer:
         self._options = options
         self._codec = codec
         self._decrypt = codec.decrypt
+        self._annotate = codec.annotate
         self._decode = codec.decode
         self._names = names
         self.local = local
@@ -270,6 +274,8 @@ class LoopLayer:
         try:
             if self._decrypt is not None:
                 plain = self._decrypt(body)
+            if self._annotate is not None:
+                plain = self._annotate(plain, source.properties())
             kind, name, message = self._decode(plain)
         except BadMessage as err:
             self._warn_bad(body, err)

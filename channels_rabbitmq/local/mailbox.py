@@ -49,6 +49,10 @@ class _Nowhere:
         """None that is known."""
         return "", ""
 
+    def properties(self) -> bytes:
+        """None that are known."""
+        return b""
+
 
 #: Where nothing is acknowledged.
 NOWHERE = _Nowhere()

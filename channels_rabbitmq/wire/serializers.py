@@ -50,6 +50,8 @@ class Codec:
     decrypt_normal: Callable[[bytes], bytes] | None
     #: Reads a plain body.
     decode: Decode
+    #: Gives a plain body with what is to be kept of its AMQP properties; None to keep nothing.
+    annotate: Callable[[bytes, bytes], bytes] | None = None
 
     def explain(self, body: bytes, error: BadMessage) -> str:
         """Why a body was dropped, for a log."""

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 
+from channels_rabbitmq.contrib.opentelemetry import TracedChannelLayer
 from tests.helpers.processes import ROOT, Process, started
 
 VERSION = "4.0.1"
@@ -139,3 +141,25 @@ async def test_large_messages(processes: tuple[LayerProcess, ...]) -> None:
         await sender.call("send", receiver.channel, {"data": "x" * 1_000_000})
         received = await receiver.call("receive", receiver.channel)
         assert received == {"data": "x" * 1_000_000}
+
+
+async def test_traced_messages(version_4: str, amqp_url: str) -> None:
+    """The headers of a traced message are not looked at by version 4.0.1, which sends none."""
+    traced = TracedChannelLayer(amqp_url)
+    traced._tracer = TracerProvider().get_tracer("test")
+    channel = await traced.new_channel()
+    await traced.group_add("room", channel)
+    try:
+        with layer_process(version_4, amqp_url) as theirs:
+            await theirs.call("connect")
+            theirs.channel = await theirs.call("new_channel")
+            await theirs.call("group_add", "room", theirs.channel)
+            await traced.send(theirs.channel, MESSAGE)
+            await traced.group_send("room", MESSAGE)
+            for _ in range(2):
+                assert await theirs.call("receive", theirs.channel) == MESSAGE
+            assert await traced.receive(channel) == MESSAGE
+            await theirs.call("send", channel, MESSAGE)
+            assert await traced.receive(channel) == MESSAGE
+    finally:
+        await traced.close()
