@@ -12,9 +12,9 @@ __all__ = ["Event", "EventKind"]
 class EventKind(enum.StrEnum):
     """What happened."""
 
-    #: A connection is ready for use. ``detail`` is its ``host:port/vhost``.
+    #: Publishes go out on a new connection. ``detail`` is its ``host:port/vhost``.
     CONNECTED = "connected"
-    #: A connection that was ready was lost, and not by ``close()``. ``detail`` says why.
+    #: A connection that was so was lost, and not by ``close()``. ``detail`` says why.
     DISCONNECTED = "disconnected"
     #: No address could be connected to; it is tried again. ``detail`` says why, for each.
     CONNECT_FAILED = "connect_failed"

@@ -21,8 +21,11 @@ class Statistics:
         copies == delivered + expired + sum(dropped.values()) + given_back + unread
     """
 
-    #: Whether the layer is connected, with its queue declared and consumed.
+    #: Whether the layer is connected, so that publishes go out.
     connected: bool
+    #: Whether its queue is declared and consumed as well, so that it receives. After a reconnection
+    #: that may come seconds later.
+    receiving: bool
     #: When it connected, in seconds of UNIX time; None while it is not connected.
     connected_since: float | None
     #: Since when it has tried to connect, in seconds of UNIX time; None while it is connected, or

@@ -51,6 +51,7 @@ class LayerMetric(NamedTuple):
 #: Every metric but ``connection`` (an info metric) and ``dropped_copies`` (which has a cause).
 METRICS = (
     LayerMetric("connected", "connected", "gauge", "1 while the layer is connected, else 0"),
+    LayerMetric("receiving", "receiving", "gauge", "1 while its queue is consumed, else 0"),
     LayerMetric(
         "connected_since",
         "connected_since_seconds",

@@ -32,6 +32,7 @@ def take_snapshot(
     published = publishes.published
     return Statistics(
         connected=topology is not None,
+        receiving=topology is not None and topology is _receiving_topology(loop_layer),
         connected_since=None if topology is None else counts.connected_since,
         disconnected_since=None if loop_layer is None else counts.disconnected_since,
         reconnections=max(counts.connections - 1, 0),
@@ -72,6 +73,10 @@ def take_snapshot(
 def _live_topology(loop_layer: LoopLayer | None) -> Topology | None:
     topology = None if loop_layer is None else loop_layer.recovery.publishing
     return None if topology is None or topology.ended.done() else topology
+
+
+def _receiving_topology(loop_layer: LoopLayer | None) -> Topology | None:
+    return None if loop_layer is None else loop_layer.recovery.topology
 
 
 def _age_of_oldest(local: LocalState, loop_layer: LoopLayer | None) -> float:

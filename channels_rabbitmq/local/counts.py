@@ -70,7 +70,7 @@ class Counts:
         self.given_back = 0
         #: Copies that nobody got, by why.
         self.dropped: Counter[str] = Counter()
-        #: Connections that were ready for use.
+        #: Connections that publishes went out on.
         self.connections = 0
         #: Attempts to connect, to one address after the other, in which none was made.
         self.failed_connections = 0
@@ -119,7 +119,7 @@ class Counts:
         self.events.tell(EventKind.CONNECT_FAILED, detail=detail)
 
     def connect(self, now: float, address: str = "") -> None:
-        """Count a connection that is ready for use."""
+        """Count a connection that publishes go out on."""
         self.connections += 1
         self.connected_since = now
         self.disconnected_since = None

@@ -104,6 +104,7 @@ async def test_state(make_layer: MakeLayer, proxy: Proxy, broker: Broker, vhost:
     await layer.current_connection
     numbers = checked(layer)
     assert numbers.connected
+    assert numbers.receiving
     assert numbers.connected_since is not None
     assert before - 1 <= numbers.connected_since <= time.time() + 1
     assert (numbers.disconnected_since, numbers.reconnections) == (None, 0)
@@ -118,6 +119,7 @@ async def test_state(make_layer: MakeLayer, proxy: Proxy, broker: Broker, vhost:
     await until(lambda: not checked(layer).connected)
     numbers = checked(layer)
     assert numbers.connected_since is None
+    assert not numbers.receiving
     assert numbers.disconnected_since is not None
     assert (numbers.reconnections, numbers.address, numbers.bindings) == (0, None, 0)
     assert not numbers.blocked
