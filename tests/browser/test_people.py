@@ -70,7 +70,7 @@ def test_a_note_to_somebody_who_has_gone(ada: Window, grace: Window) -> None:
     grace.driver.get(grace.server.address)
     ada.until(lambda: list(ada.people) == ["Ada (you)"])
     ada.say("Are you still there?")
-    ada.until(lambda: ada.all(".failed .via") == ["Nobody is there to read it."])
+    ada.until(lambda: ada.all(".failed .via") == ["Nobody is within reach to read it."])
 
 
 def test_a_job_is_seen_by_the_whole_room(ada: Window, grace: Window, worker: Worker) -> None:

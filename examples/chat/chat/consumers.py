@@ -133,7 +133,7 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):
     async def note(self, key: str, to: str, text: str) -> None:
         """Send a line to one person, in whichever windows, and back here. It is not kept."""
         if not await self.members(person_group(to)):
-            await self.refuse("Nobody is there to read it.", key)
+            await self.refuse("Nobody is within reach to read it.", key)
             return
         note = {**self.written("chat.note", key, text), "to": to}
         for person in {to, self.id}:
@@ -177,24 +177,26 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):
     async def call_the_roll(self) -> None:
         """Tell the page who is here, now and regularly: a process that dies says no goodbye."""
         while True:
-            here = await self.members(room_group(self.room))
+            known = set(self.introduced)
+            if here := await self.members(room_group(self.room)):
+                self.introduced -= known - here  # whoever came meanwhile stays
+                sockets = [public_id(channel) for channel in here | self.introduced]
+                await self.send_json({"type": "present", "sockets": sockets})
             for stranger in here - self.introduced:
                 with contextlib.suppress(ChannelFull):
                     await self.channel_layer.send(
                         stranger, {"type": "chat.who", "reply_to": self.channel_name}
                     )
-            self.introduced &= here
-            if here:
-                sockets = [public_id(channel) for channel in here]
-                await self.send_json({"type": "present", "sockets": sockets})
             await asyncio.sleep(ROLL_CALL_EVERY)
 
     async def members(self, group: str) -> set[str]:
         """The channels in a group; none when RabbitMQ does not let processes ask each other."""
         try:
-            return set(await self.channel_layer.group_members(group))
+            found = set(await self.channel_layer.group_members(group, timeout=3))
         except NotAnswered:
             return set()
+        # Without RabbitMQ only this process answers: that says nothing about the others.
+        return found if self.channel_layer.statistics().connected else set()
 
     # -- What is sent --------------------------------------------------------------------------
 

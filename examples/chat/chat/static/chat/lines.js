@@ -14,7 +14,7 @@ let atEnd = true;
 
 export const has = (id) => seen.has(id);
 
-/** Show a line that somebody wrote; unless it is here already. */
+/** Show a line that somebody wrote, unless it is here already. */
 export function addLine(message, { own, to }) {
   const mine = own && waiting.get(message.key);
   if (mine) cameBack(message.key, mine);
@@ -30,21 +30,28 @@ export function addOwn(message, to) {
   waiting.set(message.key, { item, since: performance.now() });
 }
 
-export function failed(key, why = "perhaps not delivered") {
-  const { item } = waiting.get(key) ?? {};
-  if (!item) return;
+/** A line of ours is known not to arrive. */
+export function refuse(key, why) {
+  if (!waiting.has(key)) return;
+  fail(waiting.get(key).item, why);
+  waiting.delete(key);
+}
+
+/** Lines of ours that were waited for so long, in ms, may not have arrived. If one has, it says so. */
+export function doubt(longerThan = 0) {
+  for (const { item, since } of waiting.values()) {
+    if (performance.now() - since >= longerThan) fail(item, "perhaps not delivered");
+  }
+}
+
+function fail(item, why) {
   item.classList.replace("pending", "failed");
-  setText(item.querySelector(".via"), why);
+  const via = item.querySelector(".via");
+  via.setAttribute("aria-live", "polite");
+  setText(via, why);
 }
 
-/** Take back that a line of ours is waited for: this connection will not bring it. */
-export function failAll() {
-  for (const key of waiting.keys()) failed(key);
-}
-
-setInterval(() => {
-  for (const [key, { since }] of waiting) if (performance.now() - since > LATE) failed(key);
-}, 500);
+setInterval(doubt, 500, LATE);
 
 /** A remark that is nobody's line. */
 export function remark(text, className = "") {
@@ -61,7 +68,9 @@ export function addJob({ job, name, below, done, found, pid, seconds }) {
   setText(card.querySelector(".percent"), `${Math.floor((100 * done) / below)} %`);
   const finished = done === below;
   card.classList.toggle("finished", finished);
-  setText(card.querySelector(".stage"),
+  const stage = card.querySelector(".stage");
+  stage.setAttribute("aria-live", finished ? "polite" : "off"); // only the end is read out
+  setText(stage,
     finished ? `${number.format(found)} of them. Worker process ${pid} took ${seconds.toFixed(1)} s.`
     : done ? `Worker process ${pid} has found ${number.format(found)} so far.`
     : "Waiting for a free worker…");
@@ -102,7 +111,9 @@ function lineItem({ id, name, port, text, at }, own, to) {
   stamp.dateTime = time.toISOString();
   const meta = element("p", "meta", written("span", "who", own ? "You" : name));
   if (to !== undefined) meta.append(element("span", "to", "only to ", written("b", "", to)));
-  meta.append(stamp, element("span", "via", port ? `from :${port}` : ""));
+  const via = element("span", "via", port ? `from :${port}` : "");
+  via.setAttribute("aria-live", "off");
+  meta.append(stamp, via);
   item.append(avatar(name), element("div", "body", meta, written("p", "text", text)));
   return item;
 }
@@ -116,6 +127,7 @@ function jobItem(job, name, below) {
   card.dataset.done = "0";
   const title = element("p", "title", written("b", "", name), ` asked a worker to count ${what}`);
   const row = element("div", "row", bar, element("span", "percent"));
+  row.setAttribute("aria-live", "off");
   card.append(title, row, element("p", "stage"));
   seen.set(job, card);
   return card;
@@ -125,6 +137,7 @@ function append(item, message) {
   if (message?.line) seen.set(message.line, item);
   lines.append(item);
   while (lines.childElementCount > KEPT) lines.firstElementChild.remove();
+  if (seen.size > 4 * KEPT) for (const [id, old] of seen) if (!old.isConnected) seen.delete(id);
   if (item.classList.contains("own")) atEnd = true;
   stayAtEnd();
   return item;

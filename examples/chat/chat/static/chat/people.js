@@ -3,6 +3,7 @@
 import { $, avatar, element, hue, setText, written } from "./dom.js";
 
 const people = new Map(); // a websocket -> {id, name, port}
+const lost = new Set(); // ids of those who went without a goodbye
 
 export const nameOf = (id) => [...people.values()].find((person) => person.id === id)?.name;
 
@@ -12,6 +13,7 @@ export function introduce({ socket, id, name, port, new: isNew }, me) {
   const elsewhere = nameOf(id);
   people.set(socket, { id, name, port });
   show(me);
+  if (lost.delete(id)) return `${name} is here again.`;
   if (known && known.name !== name) return `${known.name} is now ${name}.`;
   if (isNew && id !== me && !elsewhere) return `${name} came in${port ? `, on server :${port}` : ""}.`;
 }
@@ -28,7 +30,11 @@ export function farewell(socket, me) {
 /** These are all: whoever is not among them has gone without a word. */
 export function present(sockets, me) {
   const here = new Set(sockets);
-  return [...people.keys()].filter((socket) => !here.has(socket)).map((gone) => farewell(gone, me));
+  return [...people.entries()].filter(([socket]) => !here.has(socket)).map(([socket, { id, name }]) => {
+    if (!farewell(socket, me)) return ""; // there is another window
+    lost.add(id);
+    return `${name} is out of reach.`;
+  });
 }
 
 export function forgetAll() {

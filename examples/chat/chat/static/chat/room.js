@@ -60,7 +60,7 @@ const arrivals = {
   },
   job: lines.addJob,
   refused({ key, why }) {
-    if (key) lines.failed(key, why);
+    if (key) lines.refuse(key, why);
     else lines.remark(why);
   },
 };
@@ -73,7 +73,7 @@ const connection = new Connection(`/ws/room/${room}/?page=${secret()}`, {
     if (former !== "connected" || state === "connected") return;
     me = null;
     early = [];
-    lines.failAll();
+    lines.doubt();
     lines.remark("The connection was lost.");
     people.forgetAll();
   },
