@@ -64,7 +64,7 @@ def test_a_server_process_that_dies_is_noticed_by_all(ada: Window, grace: Window
     assert grace.server.pid != former
     grace.until(lambda: f"process {grace.server.pid}" in grace.field("server-text").text)
     grace.until(lambda: set(grace.people) == {"Grace (you)", "Ada"})
-    assert ada.remarks[-1] == "Grace is here again."
+    ada.until(lambda: ada.remarks[-1] == "Grace is here again.")
     grace.until(lambda: grace.lines == [("Ada", "Grace?")])
     ada.say("Welcome back.")
     grace.until(lambda: grace.lines[-1:] == [("Ada", "Welcome back.")])

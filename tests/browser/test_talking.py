@@ -63,7 +63,7 @@ def test_rooms_are_apart(ada: Window, windows: list[Window], room: str) -> None:
     assert [text for _, text in other.lines] == ["only there"]
     other.driver.refresh()
     other.until(lambda: [text for _, text in other.lines] == ["only there"])
-    assert list(other.people) == ["Grace (you)"]
+    other.until(lambda: list(other.people) == ["Grace (you)"])
 
 
 def test_each_window_names_its_server_process(ada: Window, grace: Window) -> None:
