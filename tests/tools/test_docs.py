@@ -301,6 +301,12 @@ def test_settings_make_a_layer(name: str) -> None:
     assert (endpoint.port, endpoint.tls) == (5672, None)
 
 
+def test_readme_shows_the_chat_of_the_start() -> None:
+    """The consumer in the README is that of the page to start with, which is served by a test."""
+    whole = snippet("docs/start.rst", "start-consumer")
+    assert snippet(README, "readme-consumer") == whole.partition("\n")[2]
+
+
 def test_first_settings_have_five_lines() -> None:
     """The first settings in the README are the shortest that work."""
     assert len(snippet(README, "readme-settings").splitlines()) == 5
