@@ -2,8 +2,9 @@
 
 Each peer runs each workload in a process and a virtual environment of its own; the runs take
 turns, so that what else the machine does falls on all alike. A whole run writes the results, the
-charts and the part of docs/performance.rst between its two marks anew. ``--quick`` (or QUICK=1)
-measures briefly, ends within three minutes, and leaves the documentation as it is.
+charts, and what is between the marks of docs/performance.rst and docs/scaling.rst, anew.
+``--quick`` (or QUICK=1) measures briefly, ends within three minutes, and leaves the documentation
+as it is.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from devtools.environments import ROOT, EnvironmentFailed
 from devtools.process import ServerError
 
-from . import against
+from . import against, costs, scaling
 from .bench import Bench, environment
 from .cases import CASES
 from .peers import PEERS
@@ -59,6 +60,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         " with --report: write the page and its charts",
     )
     add("--report", action="store_true", help="measure nothing: show the page's results")
+    add("--costs", action="store_true", help="only what RabbitMQ itself takes: see costs.py")
     add("--micro", action="store_true", help="only what takes no broker: see micro.py")
     add(
         "--against",
@@ -89,13 +91,19 @@ def main(arguments: Sequence[str]) -> int:
             cases = options.case or against.USUAL
             print(against.compare(ROOT, options.against, cases, rounds, quick=options.quick))
             return 0
-        return measure(options, arguments)
+        told = shlex.join(["python", "-m", "benchmarks", *arguments]) if arguments else "make bench"
+        if options.costs:
+            return measure_costs(told)
+        status = measure(options, told)
+        if not (options.quick or options.peer or options.case):
+            status = status or measure_costs(told)
+        return status
     except (against.NotComparable, EnvironmentFailed, ServerError) as err:
         print(err)
         return 1
 
 
-def measure(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+def measure(options: argparse.Namespace, command: str) -> int:
     """Run the benchmark, and show what it found."""
     bench = Bench(
         [peer for peer in PEERS if not options.peer or peer.key in options.peer],
@@ -108,8 +116,7 @@ def measure(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         options.rounds or (1 if options.quick else 3),
         quick=options.quick,
     )
-    command = ["python", "-m", "benchmarks", *arguments] if arguments else ["make", "bench"]
-    results = bench.run(shlex.join(command))
+    results = bench.run(command)
     broken = [case.key for case in bench.cases if "fails" in results.error(case.key, OURS)]
     kept = SHOWN / name_of(results)
     if options.page and options.case and kept.exists():
@@ -132,6 +139,14 @@ def report(results: Results, *, to_page: bool) -> int:
         write_between(PAGE, page([Results.load(kept) for kept in kept_results()], directory))
     print(f"Results and charts: {os.path.relpath(directory)}")
     return 0
+
+
+def measure_costs(command: str) -> int:
+    """Measure what RabbitMQ itself takes, and have the model write its page."""
+    found = costs.measure(command)
+    found.save(SHOWN / f"costs-{found.facts['RabbitMQ'].partition('.')[0]}.json")
+    draw(kept_results()[0], SHOWN)
+    return scaling.main(["--page"])
 
 
 def draw(results: Path, directory: Path) -> None:

@@ -1,7 +1,7 @@
 """``python -m benchmarks.charts RESULTS_JSON DIRECTORY``: draw the charts of a benchmark.
 
-A bar chart per workload, with the limit as a line, and a line chart of how cost grows with each of
-members, groups, payload and processes. Needs matplotlib.
+A bar chart per workload, with the limit as a line; a line chart of how cost grows with each of
+members, groups, payload and processes; and what a message costs RabbitMQ. Needs matplotlib.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MARKS = "sD^vPX*"
 AXES = {
     "payload": ("bytes of text in each message", "µs for each message"),
     "members": ("members of the group in this process", "µs for each delivery"),
-    "groups": ("groups joined and left at once", "µs for each join or leave"),
+    "groups": ("groups joined at once", "µs for each join"),
     "processes": ("publishing, and as many receiving, processes", "µs for each delivery"),
 }
 
@@ -85,10 +85,11 @@ def bars(found: Results, case: Case, path: Path) -> None:
 
 def growth(found: Results, kind: str, path: Path) -> None:
     """How the time that one message, delivery or membership takes grows with something."""
+    rate = "join_rate" if kind == "groups" else "rate"
     sizes = {
         case.growth[1]: case
         for case in sorted(CASES, key=lambda case: case.growth or ("", 0))
-        if case.growth and case.growth[0] == kind and found.spread(case.key, OURS, "rate")
+        if case.growth and case.growth[0] == kind and found.spread(case.key, OURS, rate)
     }
     figure, axes = plt.subplots(figsize=(8, 4))
     drawn = False
@@ -96,7 +97,7 @@ def growth(found: Results, kind: str, path: Path) -> None:
         points = [
             (size, 1e6 / spread.median)
             for size, case in sizes.items()
-            if (spread := found.spread(case.key, peer, "rate"))
+            if (spread := found.spread(case.key, peer, rate))
         ]
         # A line over a gap would say something of what was not measured.
         if len(points) < 2 or [size for size, _ in points] != list(sizes)[: len(points)]:
@@ -135,6 +136,27 @@ def growth(found: Results, kind: str, path: Path) -> None:
     finish(figure, axes, path)
 
 
+def reach(files: list[Path], path: Path) -> None:
+    """How RabbitMQ's processor time for a message grows with the processes that it reaches."""
+    figure, axes = plt.subplots(figsize=(8, 4))
+    for number, file in enumerate(files):
+        costs = json.loads(file.read_text(encoding="utf-8"))
+        for nodes in (1, 2, 3):
+            points = [
+                (each["processes"], each["broker_us"])
+                for each in costs["fan_outs"]
+                if each["nodes"] == nodes
+            ]
+            label = f"RabbitMQ {costs['facts']['RabbitMQ']}, {nodes} node{'s' * (nodes > 1)}"
+            style = {"color": COLOURS[number], "marker": MARKS[nodes], "markersize": 5}
+            axes.plot(*zip(*points, strict=True), label=label, linewidth=1 + nodes / 3, **style)
+    axes.set_xlabel("processes that have a member of the group", fontsize=8)
+    axes.set_ylabel("µs of RabbitMQ's processor time for a message", fontsize=8)
+    axes.set_title("What a message to a group costs RabbitMQ", loc="left", fontsize=10)
+    axes.legend(fontsize=7, frameon=False)
+    finish(figure, axes, path)
+
+
 def finish(figure: Any, axes: Any, path: Path) -> None:
     """Write the picture, the same bytes for the same figures."""
     axes.spines[["top", "right"]].set_visible(False)
@@ -155,6 +177,8 @@ def main(results: Path, directory: Path) -> None:
             bars(found, case, directory / f"{case.key}.svg")
     for kind in AXES:
         growth(found, kind, directory / f"growth-{kind}.svg")
+    if costs := sorted(directory.glob("costs-*.json")):
+        reach(costs, directory / "reach.svg")
     print(json.dumps({"charts": len(list(directory.glob("*.svg")))}))
 
 

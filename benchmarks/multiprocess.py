@@ -25,6 +25,7 @@ from .checks import (
     pass_fence,
     read,
 )
+from .members import member
 from .spec import Failure, Figures, Layer, Spec, run
 
 
@@ -52,6 +53,11 @@ class Child:
         """Let it go on."""
         self._pipe.send(None)
 
+    async def do(self, name: str, **params: object) -> Figures:
+        """Have a member do something, and wait for its answer."""
+        self._pipe.send((name, params))
+        return await self.heard()
+
     def kill(self) -> None:
         """End it as a crash does."""
         self._process.kill()
@@ -67,7 +73,10 @@ async def ready(pipe: Connection) -> None:
 def _be_child(spec: Spec, pipe: Connection) -> None:
     async def work(layer: Layer) -> None:
         await pass_fence(layer)
-        await ROLES[spec.workload](layer, pipe, **spec.params)
+        if spec.workload == member.__name__:
+            await member(layer, pipe, spec)
+        else:
+            await ROLES[spec.workload](layer, pipe, **spec.params)
 
     try:
         run(spec, work, first=False)

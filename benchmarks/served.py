@@ -11,26 +11,36 @@ import contextlib
 import itertools
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, replace
 from typing import Any
+
+from devtools.process import HOST, accepts, free_port
 
 from .checks import PATIENCE, Goal, processor_time, resident
 from .peers import PEERS, Peer
 from .servers import SERVERS
 from .spec import Failure, Figures, Spec
 
-HOST = "127.0.0.1"
 #: How many clients connect at once while they are only set up.
 AT_ONCE = 50
 #: How long a client of a storm waits before it connects, or speaks, once more, in seconds.
 AGAIN = 0.2
 ROOM = "room"
+#: Rounds that are not counted.
+WARM_UP = 3
 
 #: By name, how a server is started: ``{port}`` and ``{loop}`` are filled in.
 COMMANDS: Mapping[str, Sequence[str]] = {
@@ -74,13 +84,11 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(spec: Spec, server: str, consumer: str, options: Sequence[str]) -> Any:
+def site(spec: Spec, server: str, consumer: str, options: Sequence[str]) -> Iterator[Site]:
     """Start a server, and end it."""
     if not spec.layer:
         spec = replace(spec, layer="benchmarks.null.NullLayer", config={})
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        port = free.getsockname()[1]
+    port = free_port()
     words = [word.format(port=port, loop=spec.loop) for word in COMMANDS[server]]
     process = subprocess.Popen(
         [sys.executable, "-m", *words, *options],
@@ -92,7 +100,7 @@ def site(spec: Spec, server: str, consumer: str, options: Sequence[str]) -> Any:
         for _ in range(int(PATIENCE / 0.05)):
             if process.poll() is not None:
                 raise Failure(f"{server} ended with status {process.returncode}")
-            with contextlib.suppress(OSError), socket.create_connection((HOST, port)):
+            if accepts(port):
                 break
             time.sleep(0.05)
         yield Site(process, f"ws://{HOST}:{port}", consumer)
@@ -102,28 +110,40 @@ def site(spec: Spec, server: str, consumer: str, options: Sequence[str]) -> Any:
 
 
 class Crowd:
-    """Clients that are connected, each with a task that reads."""
+    """Clients that are connected, each with a task that checks and counts what it reads."""
 
-    def __init__(self, site: Site, groups: Callable[[int], Sequence[str]]) -> None:
+    def __init__(self, site: Site, group: str) -> None:
         self._site = site
-        self._groups = groups
+        #: The group of each client: ``{}`` stands for its number.
+        self._group = group
         self.clients: list[Any] = []
+        self._goal = Goal()
+        #: When the latest round began, and how long after that each message came.
+        self._began = 0.0
+        self._times: list[float] = []
 
-    async def read(self, number: int, got: Callable[[int, str], None]) -> None:
-        """Be one client: say what comes, by the client's number."""
-        async with self._site.client(*self._groups(number)) as client:
+    async def _read(self, number: int) -> None:
+        group = self._group.format(number)
+        async with self._site.client(group) as client:
             self.clients.append(client)
+            heard = 0
             async for text in client:
-                got(number, self._site.load(text))
+                self._times.append(time.perf_counter() - self._began)
+                if self._site.load(text) != f"{group} {heard}":
+                    self._goal.fail("a message came twice, out of order, or to somebody else")
+                heard += 1
+                self._goal.count += 1
+                if self._goal.count == self._goal.wanted:
+                    self._goal.reached.set()
 
     @contextlib.asynccontextmanager
-    async def connected(self, count: int, got: Callable[[int, str], None]) -> AsyncIterator[None]:
+    async def connected(self, count: int) -> AsyncIterator[None]:
         """Have that many."""
         tasks: list[asyncio.Task[None]] = []
         try:
             while len(tasks) < count:
                 more = range(len(tasks), min(count, len(tasks) + AT_ONCE))
-                tasks += [asyncio.create_task(self.read(number, got)) for number in more]
+                tasks += [asyncio.create_task(self._read(number)) for number in more]
                 async with asyncio.timeout(PATIENCE):
                     while len(self.clients) < len(tasks):
                         await asyncio.sleep(0.01)
@@ -136,103 +156,56 @@ class Crowd:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-
-def timed(times: list[float]) -> Figures:
-    """Return median and 99th percentile, in milliseconds."""
-    times.sort()
-    return {
-        "p50_ms": statistics.median(times) * 1e3,
-        "p99_ms": times[len(times) * 99 // 100] * 1e3,
-    }
+    async def hear(self, seconds: float, say: Callable[[int], Awaitable[None]]) -> Figures:
+        """Have something said, and again once all have heard it; return what that takes."""
+        for number in itertools.count():
+            if number == WARM_UP:
+                self._times.clear()
+                started, cpu = time.perf_counter(), self._site.cpu
+            self._began = time.perf_counter()
+            if number > WARM_UP and self._began - started > seconds:
+                break
+            await say(number)
+            await self._goal.wait((number + 1) * len(self.clients))
+        wall, cpu = self._began - started, self._site.cpu - cpu
+        times = sorted(self._times)
+        return {
+            "rate": len(times) / wall,
+            "cpu_us": cpu / len(times) * 1e6,
+            "p50_ms": statistics.median(times) * 1e3,
+            "p99_ms": times[len(times) * 99 // 100] * 1e3,
+            "messages": len(times),
+        }
 
 
 async def broadcast(site: Site, seconds: float, clients: int) -> Figures:
-    """One client says something to the room; the next once all have it."""
-    sent: list[float] = []
-    times: list[float] = []
-    counts = [0] * clients
-    goal = Goal()
-
-    def got(number: int, text: str) -> None:
-        times.append(time.perf_counter() - sent[-1])
-        if text != f"{ROOM} {counts[number]}" or counts[number] >= len(sent):
-            goal.fail("a message came twice, out of order, or after a gap")
-        counts[number] += 1
-        goal.count += 1
-        if goal.count == goal.wanted:
-            goal.reached.set()
-
-    async def once() -> None:
-        sent.append(time.perf_counter())
-        await crowd.clients[0].send(site.dump(f"{ROOM} {len(sent) - 1}"))
-        await goal.wait(len(sent) * clients)
-
-    crowd = Crowd(site, lambda number: [ROOM])
+    """One client says something to the room."""
+    crowd = Crowd(site, ROOM)
     memory = resident(site.process.pid)
-    async with crowd.connected(clients, got):
+    async with crowd.connected(clients):
         memory = resident(site.process.pid) - memory
-        for _ in range(3):
-            await once()
-        times.clear()
-        started, cpu = time.perf_counter(), site.cpu
-        while time.perf_counter() - started < seconds:
-            await once()
-        wall, cpu = time.perf_counter() - started, site.cpu - cpu
-    done = len(times)
-    return {
-        "rate": done / wall,
-        "cpu_us": cpu / done * 1e6,
-        "bytes_each": memory / clients,
-        "messages": done,
-        **timed(times),
-    }
+
+        async def say(number: int) -> None:
+            await crowd.clients[0].send(site.dump(f"{ROOM} {number}"))
+
+        return {**await crowd.hear(seconds, say), "bytes_each": memory / clients}
 
 
 async def notify(site: Site, seconds: float, clients: int, sender: Site) -> Figures:
-    """Another server tells each client something, through a group of its own; again when all know.
+    """Another server tells each client something, through a group of its own.
 
-    ``send_us`` is the processor time that a message takes in the other server.
+    ``send_us`` is the processor time that a message takes there.
     """
-    times: list[float] = []
-    counts = [0] * clients
-    goal = Goal()
-    sent = 0.0
+    crowd = Crowd(site, "user{}")
+    async with crowd.connected(clients), sender.client("sender", consumer="bare") as told:
 
-    def got(number: int, text: str) -> None:
-        times.append(time.perf_counter() - sent)
-        if text != f"user{number} {counts[number]}":
-            goal.fail("a message came twice, out of order, or to somebody else")
-        counts[number] += 1
-        goal.count += 1
-        if goal.count == goal.wanted:
-            goal.reached.set()
-
-    crowd = Crowd(site, lambda number: [f"user{number}"])
-    async with crowd.connected(clients, got), sender.client("sender", consumer="bare") as told:
-
-        async def once(number: int) -> None:
-            nonlocal sent
-            sent = time.perf_counter()
+        async def say(number: int) -> None:
             await told.send(f"everybody {clients} {number}")
-            await goal.wait((number + 1) * clients)
 
-        for number in range(3):
-            await once(number)
-        times.clear()
-        started, cpu, send_cpu = time.perf_counter(), site.cpu, sender.cpu
-        for number in itertools.count(3):
-            await once(number)
-            if time.perf_counter() - started > seconds:
-                break
-        wall, cpu = time.perf_counter() - started, site.cpu - cpu
-    done = len(times)
-    return {
-        "rate": done / wall,
-        "cpu_us": cpu / done * 1e6,
-        "send_us": 0 if sender is site else (sender.cpu - send_cpu) / done * 1e6,
-        "messages": done,
-        **timed(times),
-    }
+        cpu = sender.cpu
+        found = await crowd.hear(seconds, say)
+        cpu = (sender.cpu - cpu) / (found["messages"] + WARM_UP * clients) * 1e6
+        return found if sender is site else {**found, "send_us": cpu}
 
 
 class Visitor:
@@ -273,8 +246,13 @@ class Visitor:
 
 
 async def _serve_all(visitors: Sequence[Visitor], word: str) -> None:
-    async with asyncio.timeout(2 * PATIENCE):
-        await asyncio.gather(*(visitor.be_served(word) for visitor in visitors))
+    serving = [asyncio.create_task(visitor.be_served(word)) for visitor in visitors]
+    _, late = await asyncio.wait(serving, timeout=2 * PATIENCE)
+    for task in late:
+        task.cancel()
+    await asyncio.gather(*serving, return_exceptions=bool(late))
+    if late:
+        raise Failure(f"{len(late)} clients were not served within {2 * PATIENCE:g} s")
 
 
 async def storm(site: Site, seconds: float, clients: int) -> Figures:
@@ -311,7 +289,7 @@ async def _outage(site: Site, clients: int, restart: Callable[[], Awaitable[None
 
 
 #: What a case may ask for.
-SCENARIOS: Mapping[str, Callable[..., Awaitable[Figures]]] = {
+SCENARIOS: Mapping[str, Callable[..., Coroutine[None, None, Figures]]] = {
     function.__name__: function for function in (broadcast, notify, storm)
 }
 
@@ -336,11 +314,7 @@ def served(
             more["sender"] = (
                 started if alone else stack.enter_context(site(spec, "uvicorn", "bare", ()))
             )
-        return asyncio.run(_run(SCENARIOS[scenario](started, spec.seconds, **params, **more)))
-
-
-async def _run(scenario: Awaitable[Figures]) -> Figures:
-    return await scenario
+        return asyncio.run(SCENARIOS[scenario](started, spec.seconds, **params, **more))
 
 
 def _peer(spec: Spec) -> Peer:

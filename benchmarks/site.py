@@ -21,6 +21,7 @@ set_up(
 )
 
 from asgiref.sync import async_to_sync  # noqa: E402
+from channels.consumer import get_handler_name  # noqa: E402
 from channels.generic.websocket import (  # noqa: E402
     AsyncJsonWebsocketConsumer,
     AsyncWebsocketConsumer,
@@ -65,6 +66,14 @@ class Async(AsyncWebsocketConsumer):  # type: ignore[misc]
     async def chat_message(self, event: Event) -> None:
         """Pass a group's message on to the client."""
         await self.send(text_data=event["text"])
+
+
+class Direct(Async):
+    """The same, without Channels' look after database connections, in a thread, at each message."""
+
+    async def dispatch(self, message: Event) -> None:
+        """Call the handler."""
+        await getattr(self, get_handler_name(message))(message)
 
 
 class Json(AsyncJsonWebsocketConsumer, Async):  # type: ignore[misc]
@@ -137,6 +146,7 @@ async def bare(scope: Event, receive: Any, send: Any) -> Any:
 application = URLRouter(
     [
         path("async/<groups>/", Async.as_asgi()),
+        path("direct/<groups>/", Direct.as_asgi()),
         path("json/<groups>/", Json.as_asgi()),
         path("sync/<groups>/", Sync.as_asgi()),
         path("bare/<groups>/", bare),

@@ -22,6 +22,8 @@ from devtools.broker import Broker
 SIZE = 3
 #: Seconds after which a node that fell silent counts as down: a quarter of the default.
 NET_TICKTIME = 15
+#: Seconds for each step of joining; on a busy machine a minute is not enough.
+JOIN_TIMEOUT = 300
 
 
 class Cluster:
@@ -56,9 +58,8 @@ class Cluster:
                 for node in others:
                     cluster.nodes.append(node)
             for node in cluster.nodes[1:]:
-                node.ctl("stop_app")
-                node.ctl("join_cluster", first.node)
-                node.ctl("start_app")
+                for command in (["stop_app"], ["join_cluster", first.node], ["start_app"]):
+                    node.ctl(*command, timeout=JOIN_TIMEOUT)
         except BaseException:
             cluster.stop()
             raise
