@@ -129,6 +129,16 @@ class ControlExchange:
             pass  # it is full; or this process may not publish so, and cannot tell
         return True
 
+    async def is_refused(self, queue: str, body: bytes) -> bool:
+        """Whether a queue is there that takes no message: it is full, or its node is down."""
+        try:
+            await self.topology.calls.publish("", queue, body)
+        except ServerSentNack:
+            return True
+        except (MessageReturned, ChannelClosed, ChannelClosedByServer):
+            pass
+        return False
+
     async def restore(self) -> None:
         """Declare and bind it again, as what was published came back to nobody."""
         await self._use(self._declare)

@@ -12,6 +12,10 @@ hello with that key. One that has gone is noticed when a message to its queue co
 
 A question is repeated until it is answered, because a queue may be full and a connection may end.
 Its id keeps a process from carrying it out twice.
+
+In a cluster of RabbitMQ 4.2 or later the queues of a node that is down stay bound, and take
+nothing: whatever is published for all then gets a nack. A process that has another queue by now
+says in each message which names it had, so that such a nack is understood.
 """
 
 from __future__ import annotations
@@ -79,6 +83,8 @@ _REMIND = (0.05, 1.0)
 #: Processes that are known, and questions that are carried out at a time, at most.
 _MOST_KNOWN = 4096
 _MOST_SERVED = 100
+#: Earlier names whose queues are looked at in one go, at most.
+_MOST_PROBED = 100
 #: Bytes of one message; far below what any RabbitMQ takes.
 _MOST_BYTES = 4 * 1024 * 1024
 #: Bytes that a name takes in an answer, at most, encrypted or not; and all the rest of that.
@@ -164,6 +170,8 @@ class Peers:
         self._loop = asyncio.get_running_loop()
         #: The queues of the other processes that were heard of.
         self._known: set[str] = set()
+        #: Names that queues of theirs had before -> the name now; latest news last.
+        self._renamed: dict[str, str] = {}
         #: The exchange on the latest topology, and the task that keeps it.
         self._control: ControlExchange | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -411,7 +419,13 @@ class Peers:
             self._discovered_at = None
             return False
         except ServerSentNack:
-            return False  # the queue of at least one process is full
+            # The queue of at least one process took nothing. If it is one that the process does not
+            # rely on any more, nobody is left out.
+            earlier = list(self._renamed)[-_MOST_PROBED:]
+            refused = await asyncio.gather(
+                *(control.is_refused(name, self._probe) for name in earlier)
+            )
+            return any(refused)
         return True
 
     async def _remind_all(
@@ -456,17 +470,29 @@ class Peers:
         body = self._encode_question(answers.question)
         delay, longest = _REMIND
         while not answers.answered:
-            try:
-                await control.publish(process, body)
-                answers.accepted = True
-            except MessageReturned:
-                if not await control.is_there(process, self._probe):
-                    self._known.discard(process)
-                    return
-            except ServerSentNack:
-                answers.accepted = False
+            there = await self._publish_to(control, process, answers, body)
+            renamed = self._renamed.get(process)
+            if not answers.accepted and renamed is not None:
+                there = await self._publish_to(control, renamed, answers, body) or there
+            if not there:
+                self._known.discard(process)
+                return
             delay = min(2 * delay, longest)
             await _wait(answers.news, delay)
+
+    async def _publish_to(
+        self, control: ControlExchange, queue: str, answers: Answers, body: bytes
+    ) -> bool:
+        """Publish a question to one queue; False if that is no more."""
+        answers.accepted = False
+        try:
+            await control.publish(queue, body)
+        except MessageReturned:
+            return await control.is_there(queue, self._probe)
+        except ServerSentNack:
+            return True
+        answers.accepted = True
+        return True
 
     # Being asked
 
@@ -489,6 +515,11 @@ class Peers:
     def _meet(self, sender: Sender) -> None:
         process = sender.queue
         self._known.difference_update(sender.earlier)
+        for name in sender.earlier:
+            self._renamed.pop(name, None)
+            self._renamed[name] = process
+        while len(self._renamed) > _MOST_KNOWN:
+            del self._renamed[next(iter(self._renamed))]
         if process in self._known:
             return
         if len(self._known) < _MOST_KNOWN:

@@ -12,6 +12,7 @@ from pamqp.commands import Basic, Exchange, Queue
 
 from channels_rabbitmq.broker import control_exchange as exchange_module
 from channels_rabbitmq.broker import peers as module
+from channels_rabbitmq.broker import topology
 from channels_rabbitmq.broker.peers import Answers
 from channels_rabbitmq.errors import NotAnswered, NotConnected
 from channels_rabbitmq.wire.messages import GROUP_KEY
@@ -25,7 +26,7 @@ from channels_rabbitmq.wire.requests import (
 )
 from tests.helpers.waiting import until
 
-from .fake_rabbit import FakeQueue, FakeRabbit
+from .fake_rabbit import FakeQueue, FakeRabbit, Link
 from .process import Process, process
 
 ID = "0" * 32
@@ -285,6 +286,81 @@ class TestFlush:
                 await one.peers.flush()
             assert two.events == ["started"]
         assert "Could not do what another process asked for (flush)" in caplog.text
+
+
+class TestRenamed:
+    """A process has another queue, and the first takes nothing: its node is down."""
+
+    @pytest.fixture
+    async def two(
+        self, port: int, rabbit: FakeRabbit, monkeypatch: pytest.MonkeyPatch
+    ) -> AsyncIterator[Process]:
+        """A process whose queue stays when its connection is lost."""
+        monkeypatch.setattr(topology, "_LOCKED_RETRY", (0.01, 0.01))
+        monkeypatch.setattr(topology, "_LOCKED_PATIENCE", 0.05)
+        async with process(port, "channels_two", send_timeout=1) as made:
+            yield made
+
+    async def lose_node(self, two: Process, rabbit: FakeRabbit) -> None:
+        """Lose the node that has the second process's queue."""
+        queue = rabbit.queues["channels_two"]
+        link = queue.owner
+        assert link is not None
+        queue.owner, queue.consumer = Link(link.peer), None
+        rabbit.full.add("channels_two")
+        link.peer.writer.transport.abort()
+        await until(lambda: two.queue_name != "channels_two" and two.events[-1] == "started")
+
+    async def test_known_before(self, one: Process, two: Process, rabbit: FakeRabbit) -> None:
+        """Whoever knew the first name goes on with the second, and waits for nobody."""
+        await two.groups.add("room", "channels_two!b")
+        assert await one.peers.group_members("room", 5) == ["channels_two!b"]
+        await self.lose_node(two, rabbit)
+        await until(lambda: "channels_two" not in one.peers._known)
+        async with asyncio.timeout(4):
+            assert await one.peers.group_members("room", 5) == ["channels_two!b"]
+        await one.peers.flush()
+        assert two.state.memberships.members("room") == set()
+
+    async def test_not_known_before(self, one: Process, two: Process, rabbit: FakeRabbit) -> None:
+        """Nor does who hears of both names at once."""
+        await two.groups.add("room", "channels_two!b")
+        await self.lose_node(two, rabbit)
+        async with asyncio.timeout(4):
+            assert await one.peers.group_members("room", 5) == ["channels_two!b"]
+        await one.peers.flush()
+        assert two.state.memberships.members("room") == set()
+
+    async def test_asked_by_the_first_name(
+        self, one: Process, two: Process, rabbit: FakeRabbit
+    ) -> None:
+        """A channel's name has that, and the process is asked by the second."""
+        assert await one.peers.group_members("room", 5) == []
+        await self.lose_node(two, rabbit)
+        two.names.drop_unused((), 1e9, 0)
+        await until(lambda: "channels_two" in one.peers._renamed)
+        rabbit.bindings["groups.control", "channels_two"].discard(two.queue_name)
+        await one.peers.group_add("channels_two", "room", "channels_two!b")
+        assert two.state.memberships.members("room") == {"channels_two!b"}
+
+    async def test_full_all_the_same(self, one: Process, two: Process, rabbit: FakeRabbit) -> None:
+        """A nack without such a queue still means that a process has no room."""
+        await self.lose_node(two, rabbit)
+        rabbit.full.discard("channels_two")
+        rabbit.full.add(two.queue_name)
+        assert await one.peers.group_members("room", 0.3) == []
+        with pytest.raises(NotAnswered, match="at least one had no room"):
+            await one.peers.flush()
+
+    async def test_bounded(self, one: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of too many names the latest are kept."""
+        monkeypatch.setattr(module, "_MOST_KNOWN", 2)
+        for number in range(4):
+            one.peers._meet(Sender(f"channels_b{number}", [f"channels_a{number}"]))
+        assert one.peers._renamed == {
+            "channels_a2": "channels_b2",
+            "channels_a3": "channels_b3",
+        }
 
 
 class TestStrangers:
