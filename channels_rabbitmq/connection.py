@@ -91,7 +91,7 @@ class Connection(carehare.Connection):
         # The rest is used on the protocol's loop only.
         #: One publishing channel for each exchange, so that errors stay with the exchange.
         self._publishers: dict[str, Channel] = {}
-        self._calls = Calls(protocol)
+        self._calls = Calls(protocol, for_user=True)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.protocol}>"
@@ -351,7 +351,7 @@ class Connection(carehare.Connection):
                 if not idle.busy:
                     del self._publishers[name]
                     idle.close()
-        channel = self.protocol.open_channel(confirm=True)
+        channel = self.protocol.open_channel(confirm=True, for_user=True)
         self._publishers[exchange_name] = channel
         return channel
 

@@ -65,6 +65,32 @@ class Cluster:
             raise
         return cluster
 
+    def handle_partitions(self, how: str) -> None:
+        """Set ``cluster_partition_handling`` on all nodes, until they restart.
+
+        RabbitMQ looks it up at each partition; 4.2 and later, with Khepri, never do.
+        """
+        set_it = f"application:set_env(rabbit, cluster_partition_handling, {how})."
+        with ThreadPoolExecutor(len(self.nodes)) as pool:
+            list(pool.map(lambda node: node.ctl("eval", set_it), self.nodes))
+
+    def cut_off(self, node: Broker) -> None:
+        """Break what connects *node* to the others, for them as if it were gone; clients stay.
+
+        It has another cookie for each of them, so that neither side can connect to the other.
+        """
+        self._set_cookie(node, "cut_off", "erlang:disconnect_node(N)")
+
+    def heal(self, node: Broker) -> None:
+        """Undo ``cut_off()``; return once *node* takes connections, if it had stopped."""
+        self._set_cookie(node, "erlang:get_cookie()", "ok")
+        node.wait_until_ready()
+
+    def _set_cookie(self, node: Broker, cookie: str, then: str) -> None:
+        others = ", ".join(f"'{other.node}'" for other in self.nodes if other is not node)
+        each = f"erlang:set_cookie(N, {cookie}), {then}"
+        node.ctl("eval", f"[begin {each} end || N <- [{others}]].")
+
     @property
     def urls(self) -> list[str]:
         """The address of each node."""

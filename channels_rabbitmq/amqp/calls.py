@@ -30,8 +30,9 @@ class Calls:
     at once.
     """
 
-    def __init__(self, protocol: Protocol) -> None:
+    def __init__(self, protocol: Protocol, *, for_user: bool = False) -> None:
         self._protocol = protocol
+        self._for_user = for_user
         #: Open channels on which no call is under way.
         self._idle: list[Channel] = []
         #: How many channels have a call under way.
@@ -74,7 +75,13 @@ class Calls:
                 continue
             try:
                 channel = self._idle_channel()
-            except (ConnectionClosed, ChannelClosed) as err:
+            except ChannelClosed as err:
+                if self._in_use:
+                    self._line.appendleft((start, future))
+                    return  # one of ours will be free
+                future.set_exception(err)
+                continue
+            except ConnectionClosed as err:
                 future.set_exception(err)
                 continue
             self._in_use += 1
@@ -85,7 +92,7 @@ class Calls:
             channel = self._idle.pop()
             if channel.open:
                 return channel
-        return self._protocol.open_channel()
+        return self._protocol.open_channel(for_user=self._for_user)
 
     def _finish(self, channel: Channel, future: _Future, reply: _Future) -> None:
         self._in_use -= 1

@@ -42,7 +42,7 @@ class QueueConsumer:
         self._ended.add_done_callback(retrieve)
         self._loop = protocol.loop
         self._channel: Channel = protocol.open_channel(
-            on_delivery=self._handle_delivery, on_closed=self._handle_closed
+            on_delivery=self._handle_delivery, on_closed=self._handle_closed, for_user=True
         )
         for method in (
             pamqp.commands.Basic.Qos(prefetch_count=prefetch_count),

@@ -118,6 +118,8 @@ class Protocol(asyncio.Protocol):
         self.frame_max = FRAME_MAX
         #: The most channels at a time; negotiated.
         self.channel_max = CHANNEL_MAX
+        #: How many channels only their owner may open, when it says that it is not for a user.
+        self.reserved = 0
         #: The channels that have a number: open ones, and those whose close is not confirmed.
         self._channels: dict[int, Channel] = {}
         #: Numbers that channels had; used again before a new one is.
@@ -213,17 +215,22 @@ class Protocol(asyncio.Protocol):
         max_body: int = NO_LIMIT,
         on_oversized: OnOversized | None = None,
         counts: PublishCounts | None = None,
+        for_user: bool = False,
     ) -> Channel:
-        """Open a channel; it can be used at once.
+        """Open a channel; it can be used at once. ``for_user`` leaves the last ones to the owner.
 
         A delivery of more than ``max_body`` bytes is not collected: ``on_oversized`` is told of it
         instead of ``on_delivery``, and acknowledges it. Publishes are added to ``counts``.
 
         Raises :class:`.ConnectionClosed`, and :class:`.ChannelClosed` when
-        ``channel_max`` channels are open.
+        ``channel_max`` channels are open, or nearly all for a user.
         """
         if not self.open:
             raise ConnectionClosed("the connection is closed")
+        if for_user and len(self._channels) >= self.channel_max - self.reserved:
+            raise ChannelClosed(
+                f"all {self.channel_max - self.reserved} channels that users may open are in use"
+            )
         if self._free_numbers:
             number = self._free_numbers.pop()
         elif self._last_number < self.channel_max:

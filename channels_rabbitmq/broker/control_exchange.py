@@ -167,9 +167,11 @@ class ControlExchange:
         except NotFound as err:
             # Deleted again, or the queue is gone: then the topology ends, and has a new one.
             raise NotAnswered(f"other processes cannot be asked now: {describe(err)}") from None
-        except (ChannelClosedByServer, ChannelClosed) as err:
-            if isinstance(err, ChannelClosed) and not self.topology.protocol.open:
+        except ChannelClosed as err:
+            if not self.topology.protocol.open:
                 raise
+            raise NotAnswered(f"other processes cannot be asked now: {describe(err)}") from None
+        except ChannelClosedByServer as err:
             if self.refused is None:
                 self.refused = describe(err)
                 self._on_refused(self.name, self.refused)

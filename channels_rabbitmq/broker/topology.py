@@ -69,6 +69,9 @@ _BINDING_PATIENCE = 1.0
 #: The AMQP channels that a connection must have: for publishing in two ways, for bindings, for
 #: deliveries, and one each for calls, for a normal channel's consumer and for users' publishes.
 LEAST_CHANNELS = 7
+#: AMQP channels that users cannot take, of as many as there are beyond the least: for what the layer
+#: opens later, or again, such as the channels of its calls.
+_RESERVED_CHANNELS = 4
 
 
 class Topology:
@@ -98,6 +101,7 @@ class Topology:
                 f"the layer needs {LEAST_CHANNELS}"
             )
         self.protocol = protocol
+        protocol.reserved = min(_RESERVED_CHANNELS, protocol.channel_max - LEAST_CHANNELS)
         #: For what concerns other queues than the process's own: an error stays with its call.
         self.calls = Calls(protocol)
         self._options = options

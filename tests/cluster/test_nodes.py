@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 
 import pytest
@@ -80,10 +79,29 @@ async def test_node_that_is_stopped(cluster: Cluster, capsys: pytest.CaptureFixt
         await ends_well(flowing, capsys, back=back)
 
 
-@pytest.mark.skipif(
-    os.environ.get("FREEZE_NODES") != "1",
-    reason="open: a thawed node may deliver what it took before after what others took since",
-)
+@pytest.mark.parametrize("handling", ["pause_minority", "autoheal"])
+async def test_partition(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str], handling: str
+) -> None:
+    """A node that the others cannot reach, while its clients can: all is well once it is over.
+
+    Until then RabbitMQ up to 4.1 stops that node under ``pause_minority``, and its processes go to
+    others. Under ``autoheal``, and with Khepri always, they are cut off with it.
+    """
+    async with traffic(cluster) as flowing:
+        await asyncio.to_thread(cluster.handle_partitions, handling)
+        async with flowing.fault():
+            node = await flowing.apart()
+            stops = handling == "pause_minority" and node.version < (4, 2)
+            await asyncio.to_thread(cluster.cut_off, node)
+            try:
+                back = await flowing.back(time.time(), deaf=() if stops else [0])
+            finally:
+                await asyncio.to_thread(cluster.heal, node)
+            healed = await flowing.back(time.time())
+        await ends_well(flowing, capsys, back=back, healed=healed)
+
+
 async def test_node_that_freezes(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     """A node that says nothing for a while: its processes go to others after the heartbeat.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
@@ -21,9 +22,24 @@ BACK = 40
 #: Seconds before a fault in which a message may already be waiting where the fault is.
 _ON_THE_WAY = 1.0
 
-_RECEIVER = """
+#: What both kinds of processes do when they are told so; the rest is their own.
+_COMMANDS = """
 import time
 
+async def obey():
+    while True:
+        what = await hear()
+        if what == "port":
+            tell((await layer.current_connection).protocol.endpoint.port)
+        elif what == "move":
+            await (await layer.current_connection).close()
+            await layer.current_connection
+            tell("moved")
+        else:
+            return
+"""
+
+_RECEIVER = """
 async def main():
     own = await layer.new_channel()
     await layer.group_add("room", own)
@@ -37,17 +53,11 @@ async def main():
 
     tasks = [asyncio.create_task(read(name)) for name in (own, "jobs")]
     while True:
-        what = await hear()
-        if what == "port":
-            protocol = (await layer.current_connection).protocol
-            tell(protocol.endpoint.port)
-        else:
-            tell(got)
+        await obey()
+        tell(got)
 """
 
 _SENDER = """
-import time
-
 async def main():
     log = []
 
@@ -58,17 +68,18 @@ async def main():
             began = time.time()
             try:
                 await call(target, {"type": "m", "stream": stream, "n": n, "at": began})
-                error = ""
+                error, in_doubt = "", False
             except Exception as err:
                 error = repr(err)
-            log.append([stream, n, began, time.time() - began, error])
+                in_doubt = getattr(err, "sent", False)
+            log.append([stream, n, began, time.time() - began, error, in_doubt])
             await asyncio.sleep(0.02)
 
     streams = [("group", layer.group_send, "room"), ("jobs", layer.send, "jobs")]
     streams += [(f"direct {i}", layer.send, own) for i, own in enumerate(await hear())]
     tasks = [asyncio.create_task(send(*stream)) for stream in streams]
     tell("sending")
-    await hear()
+    await obey()
     for task in tasks:
         task.cancel()
     tell(log)
@@ -96,9 +107,7 @@ class Traffic:
 
     async def ports(self) -> list[int]:
         """The port that each receiver is connected to."""
-        for receiver in self.receivers:
-            receiver.tell("port")
-        return [await receiver.hear() for receiver in self.receivers]
+        return [await _port(receiver) for receiver in self.receivers]
 
     async def victim(self) -> tuple[Broker, list[int]]:
         """A node, and the receivers that are connected to it: one at least."""
@@ -106,16 +115,28 @@ class Traffic:
         node = next(node for node in self.cluster.nodes if node.port == ports[0])
         return node, [number for number, port in enumerate(ports) if port == node.port]
 
-    async def back(self, since: float, without: Collection[int] = ()) -> float:
+    async def apart(self) -> Broker:
+        """Move processes until the first receiver is alone on a node; give the node."""
+        first, second = self.receivers
+        port = await _port(first)
+        for process in (second, self.sender):
+            while await _port(process) == port:
+                process.tell("move")
+                assert await process.hear() == "moved"
+        return next(node for node in self.cluster.nodes if node.port == port)
+
+    async def back(
+        self, since: float, without: Collection[int] = (), deaf: Collection[int] = ()
+    ) -> float:
         """Wait until every stream is received that was sent after ``since``; give the seconds.
 
-        But for the messages directly to the receivers ``without``.
+        But for the messages directly to the receivers ``without``, and for the receivers ``deaf``.
         """
         wanted = {
             (number, stream)
             for number, streams in enumerate(self.streams)
             for stream in streams
-            if not (number in without and stream.startswith("direct"))
+            if number not in deaf and not (number in without and stream.startswith("direct"))
         }
         deadline = time.time() + BACK
         while True:
@@ -151,7 +172,8 @@ class Traffic:
         """Stop sending; check what was received against what was sent, and count it."""
         self.sender.tell("stop")
         log = await self.sender.hear()
-        sent = {(stream, n): (at, error) for stream, n, at, _, error in log}
+        sent = {(stream, n): (at, error) for stream, n, at, _, error, _ in log}
+        in_doubt = {(stream, n) for stream, n, *_, doubt in log if doubt}
         last = {stream: max(n for s, n in sent if s == stream) for stream, _ in sent}
         received: list[list[tuple[str, int, float]]] = []
 
@@ -162,21 +184,28 @@ class Traffic:
         deadline = time.time() + 5
         while not await all_there() and time.time() < deadline:
             await asyncio.sleep(0.1)
+        late = 0
         for got in received:
             for stream in last:
                 numbers = [n for s, n, _ in got if s == stream]
                 assert len(numbers) == len(set(numbers)), f"{stream}: duplicates"
-                assert numbers == sorted(numbers), f"{stream}: out of order"
+                confirmed = [n for n in numbers if (stream, n) not in in_doubt]
+                steps = [(a, b) for a, b in itertools.pairwise(confirmed) if b < a]
+                assert not steps, f"{stream}: out of order, {steps}"
+                highest = itertools.accumulate(numbers, max)
+                late += sum(n < top for n, top in zip(numbers, highest, strict=True))
         jobs = [n for got in received for s, n, _ in got if s == "jobs"]
         assert len(jobs) == len(set(jobs)), "jobs: duplicates"
         assert not self._missing(sent, received)
         refused = [row for row in log if row[4] and not self._at_fault(row[2])]
         assert not refused
-        longest = max(seconds for _, _, _, seconds, _ in log)
+        longest = max(seconds for _, _, _, seconds, _, _ in log)
         assert longest < SEND_TIMEOUT + 2
         return {
             "sent": len(log),
-            "refused": sum(bool(error) for *_, error in log),
+            "refused": sum(bool(error) for *_, error, _ in log),
+            "in doubt": len(in_doubt),
+            "of these late": late,
             "received": sum(map(len, received)),
             "longest call": round(longest, 2),
         }
@@ -208,6 +237,14 @@ class Traffic:
         return missing
 
 
+async def _port(process: Process) -> int:
+    """The port that a process is connected to."""
+    process.tell("port")
+    port = await process.hear()
+    assert isinstance(port, int)
+    return port
+
+
 @contextlib.asynccontextmanager
 async def traffic(cluster: Cluster) -> AsyncIterator[Traffic]:
     """Two receivers and a sender, each a process of its own, on any of the nodes."""
@@ -220,9 +257,9 @@ async def traffic(cluster: Cluster) -> AsyncIterator[Traffic]:
         "capacity": 10_000,
     }
     with (
-        running(_RECEIVER, **config) as one,
-        running(_RECEIVER, **config) as two,
-        running(_SENDER, **config) as sender,
+        running(_COMMANDS + _RECEIVER, **config) as one,
+        running(_COMMANDS + _RECEIVER, **config) as two,
+        running(_COMMANDS + _SENDER, group_send_raises=True, **config) as sender,
     ):
         channels = [await one.hear(), await two.hear()]
         sender.tell(channels)

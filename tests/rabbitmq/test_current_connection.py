@@ -8,7 +8,13 @@ import pytest
 from channels.exceptions import StopConsumer
 
 from channels_rabbitmq.connection import Connection
-from channels_rabbitmq.errors import ConnectionClosed, NotFound, PreconditionFailed, ServerSentNack
+from channels_rabbitmq.errors import (
+    ChannelClosed,
+    ConnectionClosed,
+    NotFound,
+    PreconditionFailed,
+    ServerSentNack,
+)
 from devtools.broker import Broker
 from tests.helpers import rabbit
 from tests.helpers.proxy import Proxy
@@ -123,6 +129,37 @@ async def test_users_publishes_do_not_delay_ours(make_layer: MakeLayer) -> None:
     )
     assert ServerSentNack in {type(result) for result in results[:5]}
     assert results[5:] == [None] * 5
+
+
+async def test_user_takes_all_channels(make_layer: MakeLayer, amqp_url: str) -> None:
+    """Whoever opens AMQP channels without end gets an error; the layer's methods go on."""
+    layer = make_layer(host=f"{amqp_url}?channel_max=16")
+    other = make_layer()
+    there = await other.new_channel()
+    await other.current_connection
+    connection = await layer.current_connection
+    await connection.queue_declare("jobs", auto_delete=True)
+    consumers = []
+
+    async def consume() -> None:
+        while True:
+            consumer = connection.acking_consumer("jobs")
+            await consumer.__aenter__()
+            consumers.append(consumer)
+
+    with pytest.raises(ChannelClosed, match=r"all 12 channels that users may open are in use"):
+        await consume()
+    assert consumers
+    own = await layer.new_channel()
+    await asyncio.gather(*(layer.group_add(f"room{n}", own) for n in range(20)))
+    await asyncio.gather(*(layer.group_add(f"room{n}", there) for n in range(20)))
+    assert await layer.group_members("room1", timeout=5) == sorted([own, there])
+    await layer.send("normal", {"n": 1})
+    assert await layer.receive("normal") == {"n": 1}
+    await layer.flush()
+    assert await layer.group_members("room1", timeout=5) == []
+    for consumer in consumers:
+        consumer.close()
 
 
 async def test_after_close(make_layer: MakeLayer) -> None:
