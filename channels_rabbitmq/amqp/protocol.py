@@ -13,6 +13,7 @@ import logging
 import os
 import platform
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
@@ -70,6 +71,9 @@ _ALARM_INTERVAL = 10.0
 
 #: A consumer's tag has at most 255 bytes; some are left to tell those of one connection apart.
 _MOST_TAG = 240
+
+#: Of ``SO_LINGER``: closing the socket sends a TCP reset (``tcp(7)``, ``socket(7)``).
+_RESET = struct.pack("ii", 1, 0)
 
 _CAPABILITIES = {
     "authentication_failure_close": True,
@@ -201,6 +205,11 @@ class Protocol(asyncio.Protocol):
         """What the tags of its consumers begin with: the name, as far as a tag holds it."""
         return self.name[-_MOST_TAG:] or "channels_rabbitmq"
 
+    @property
+    def received(self) -> int:
+        """How many bytes came in so far, on this connection or before."""
+        return self._counts.received
+
     async def wait_writable(self) -> None:
         """Wait until the socket takes more, or the connection ended."""
         while self._resumed is not None:
@@ -309,6 +318,17 @@ class Protocol(asyncio.Protocol):
             self._transport.abort()
         elif self._state.state is not ConnectionState.CLOSED:
             self.connection_lost(None)  # without a transport, nobody else calls it
+
+    def reset(self, error: Exception) -> None:
+        """Abort, and have the server's system discard what the server has not read yet.
+
+        For one that hangs: should it go on after all, what was published before and not confirmed
+        would come late, after what was published on the next connection.
+        """
+        if self._socket is not None:
+            with contextlib.suppress(OSError):  # it is closed
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.abort(error)
 
     def attach(self, sock: socket.socket) -> None:
         """Tell which socket :meth:`cut` and :meth:`disown` are to act on."""
@@ -580,7 +600,7 @@ class Protocol(asyncio.Protocol):
         after the last byte. Any frame counts as a heartbeat (specification, section 4.2.7).
         """
         if self._silent_ticks >= 3:
-            self.abort(ConnectionClosedByHeartbeatMonitor("RabbitMQ sent nothing for too long"))
+            self.reset(ConnectionClosedByHeartbeatMonitor("RabbitMQ sent nothing for too long"))
             return
         self._silent_ticks += 1
         if not self._wrote:

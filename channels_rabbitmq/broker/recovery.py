@@ -52,6 +52,11 @@ _LEAVE_TIMEOUT = 1.0
 #: Most seconds that the first publishes of a process wait for all the rest of its first topology,
 #: so that what it sends reaches itself too. A reconnection has others waiting for messages.
 _FIRST_PATIENCE = 0.5
+
+#: Seconds for which an address that failed comes after the others. A node that hangs accepts TCP
+#: connections all the same, and each attempt there takes ``connection_timeout``.
+_AVOID = 30.0
+
 #: How many of the calls that waited in vain end in one turn of the loop.
 _GIVE_UP_AT_ONCE = 500
 
@@ -127,6 +132,26 @@ def delays(
         delay = min(2 * delay, longest)
 
 
+def preferred(
+    addresses: Iterable[tuple[Endpoint, str]],
+    failed_at: Mapping[tuple[str, int], float],
+    now: float,
+    shuffle: Callable[[list[tuple[Endpoint, str]]], object] = random.shuffle,
+) -> list[tuple[Endpoint, str]]:
+    """Addresses in random order, those that failed a short while ago last, the latest at the end.
+
+    ``failed_at`` says when, by address and port.
+    """
+    found = list(addresses)
+    shuffle(found)
+
+    def failed(candidate: tuple[Endpoint, str]) -> float:
+        endpoint, address = candidate
+        return max(failed_at.get((address, endpoint.port), 0.0), now - _AVOID)
+
+    return sorted(found, key=failed)
+
+
 def _finish(waiters: dict[asyncio.Future[None], None], error: Exception | None) -> None:
     """Let those go on who wait; with an error, that is raised there."""
     for waiter in waiters:
@@ -192,6 +217,8 @@ class Recovery:
         self._delays = delays(options.max_reconnect_delay)
         #: Seconds from the end of the latest attempt, or connection, to the next attempt.
         self._delay = 0.0
+        #: When a connection to an address and port could not be made, or was lost.
+        self._failed_at: dict[tuple[str, int], float] = {}
         self._warn_failed = RateLimitedWarning(self._log)
         self._warn_lost = RateLimitedWarning(self._log)
         self._task = self._loop.create_task(self._run())
@@ -398,7 +425,7 @@ class Recovery:
                 await asyncio.sleep(self._delay)
 
     async def _connect_and_use(self) -> None:
-        """Try every address once, in random order; use the first topology that starts."""
+        """Try every address once; use the first topology that starts."""
         candidates, failures = await self._resolve()
         for endpoint, address in candidates:
             protocol = self._protocol = Protocol(
@@ -427,10 +454,13 @@ class Recovery:
                 # Whatever it was: a connection that is left behind keeps the queue's name locked.
                 protocol.abort()
                 failures.append(f"{endpoint}: {describe(err)}")
+                self._failed_at[address, endpoint.port] = self._loop.time()
                 if not is_retryable(err):
                     self._log.exception("A bug in channels_rabbitmq; connecting again")
             else:
                 await self._use(topology)
+                if topology.ended.result() is not None:
+                    self._failed_at[address, endpoint.port] = self._loop.time()
                 return
         self._delay = next(self._delays)
         self._counts.fail_to_connect("; ".join(failures))
@@ -441,7 +471,7 @@ class Recovery:
         )
 
     async def _resolve(self) -> tuple[list[tuple[Endpoint, str]], list[str]]:
-        """Every address of every endpoint, in random order, and what could not be resolved."""
+        """Every address of every endpoint, as preferred, and what could not be resolved."""
         found = []
         failures = []
         for endpoint in self._options.endpoints:
@@ -452,8 +482,10 @@ class Recovery:
                 failures.append(f"{endpoint}: {describe(err)}")
             else:
                 found += [(endpoint, address) for address in addresses]
-        random.shuffle(found)
-        return found, failures
+        # Names may lead to other addresses each time.
+        known = {(address, endpoint.port) for endpoint, address in found}
+        self._failed_at = {key: at for key, at in self._failed_at.items() if key in known}
+        return preferred(found, self._failed_at, self._loop.time()), failures
 
     async def _start(self, topology: Topology) -> None:
         """Have a topology start, and publish on it meanwhile; raise if it ends before."""

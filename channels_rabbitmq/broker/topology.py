@@ -55,7 +55,8 @@ _WATCH_PART = 20
 #: Seconds for RabbitMQ to answer a look after the queue, or one of the calls before it.
 _LOOK_TIMEOUT = 30.0
 #: After so many times ``send_timeout`` without a confirm for anything, and at least so many
-#: seconds, the connection is given up.
+#: seconds, the connection is given up; after once, if a call that every node can answer by itself
+#: brings nothing at all.
 _SILENT_TIMEOUTS = 3
 _LEAST_SILENCE = 5.0
 
@@ -69,7 +70,7 @@ _BINDING_PATIENCE = 1.0
 #: The AMQP channels that a connection must have: for publishing in two ways, for bindings, for
 #: deliveries, and one each for calls, for a normal channel's consumer and for users' publishes.
 LEAST_CHANNELS = 7
-#: AMQP channels that users cannot take, of as many as there are beyond the least: for what the layer
+#: AMQP channels that users cannot take, where there are more than the least: for what the layer
 #: opens later, or again, such as the channels of its calls.
 _RESERVED_CHANNELS = 4
 
@@ -125,6 +126,10 @@ class Topology:
         self._timers = Background(self._loop, options.connection_name)
         #: Whether a timer runs for late confirms.
         self._watches_confirms = False
+        #: How many bytes the server had sent, at the last look for late confirms.
+        self._received = 0
+        #: Whether a timer runs for the answer to a ping.
+        self._pinging = False
         #: The largest message that RabbitMQ takes, once it has refused a larger one.
         self._max_body = NO_LIMIT
         #: Of what users send.
@@ -379,6 +384,7 @@ class Topology:
         answer = self._binder.call(self._look())
         answer.add_done_callback(verified)
         self._expect(answer)
+        self._ping()
 
     def _send_probe(self) -> None:
         """Publish a message to oneself: a group's messages come only while the exchange is there.
@@ -441,11 +447,37 @@ class Topology:
             if answer.done():
                 return
             if self.blocked is None and self._binder.answered == answered:
-                self._end(ConnectionClosed(f"RabbitMQ did not answer for {_LOOK_TIMEOUT:g} s"))
+                self._give_up(f"RabbitMQ did not answer for {_LOOK_TIMEOUT:g} s")
             else:
                 self._expect(answer)
 
         self._timers.call_later(_LOOK_TIMEOUT, look)
+
+    def _ping(self) -> None:
+        """End unless RabbitMQ sends anything, as it should at once: one that stands still does not.
+
+        Bindings, and confirms of messages to other nodes' queues, may wait for a node that is lost.
+        To set the window again needs none but this one.
+        """
+        if self._pinging:
+            return
+        self._pinging = True
+        received = self.protocol.received
+        longest = max(self._options.send_timeout, _LEAST_SILENCE)
+
+        def listen() -> None:
+            self._pinging = False
+            if self.blocked is None and self.protocol.received == received:
+                self._give_up(f"RabbitMQ sent nothing for {longest:g} s")
+
+        self._consumer.call(self._prefetch()).add_done_callback(retrieve)
+        self._timers.call_later(longest, listen)
+
+    def _give_up(self, why: str) -> None:
+        """End, as RabbitMQ hangs: closing the connection in good order would take time."""
+        error = ConnectionClosed(why)
+        self._end(error)
+        self.protocol.reset(error)
 
     # Publishing
 
@@ -543,10 +575,13 @@ class Topology:
 
     def _require_confirms(self, confirms: PublisherConfirms) -> None:
         """End if RabbitMQ has confirmed nothing for long, though it was asked to."""
+        if self.protocol.received == self._received:
+            self._ping()
+        self._received = self.protocol.received
         longest = max(_SILENT_TIMEOUTS * self._options.send_timeout, _LEAST_SILENCE)
         since = confirms.unanswered_since
         if since is not None and self._loop.time() - since >= longest:
-            self._end(ConnectionClosed(f"RabbitMQ confirmed nothing for {longest:g} s"))
+            self._give_up(f"RabbitMQ confirmed nothing for {longest:g} s")
 
     # The process's queues
 

@@ -468,3 +468,24 @@ async def test_uvloop_transports() -> None:
     await asyncio.sleep(0)
     with suppress(ConnectionResetError):
         await protocol.closed
+
+
+async def test_reset_discards_what_was_not_read() -> None:
+    """A server that hung finds a TCP reset, and no publishes that would come too late."""
+    found: list[OSError] = []
+
+    async def script(peer: ScriptedServer) -> None:
+        try:
+            while await peer.reader.read(1000):
+                pass
+        except OSError as err:
+            found.append(err)
+
+    async with connected(script) as connection:
+        why = ConnectionClosed("it hangs")
+        connection.protocol.reset(why)
+        with pytest.raises(ConnectionClosed, match="it hangs"):
+            await connection.closed
+        await until(lambda: found)
+        connection.protocol.reset(why)  # nothing happens
+    assert isinstance(found[0], ConnectionResetError)

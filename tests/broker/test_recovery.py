@@ -22,6 +22,7 @@ from channels_rabbitmq.broker.recovery import (
     RECOVERY_MOVES,
     RecoveryState,
     delays,
+    preferred,
 )
 from channels_rabbitmq.broker.topology import Topology
 from channels_rabbitmq.errors import (
@@ -31,9 +32,10 @@ from channels_rabbitmq.errors import (
     NotFound,
     ServerSentNack,
 )
+from tests.helpers.scripted import endpoint
 from tests.helpers.waiting import until
 
-from .fake_rabbit import FakeRabbit
+from .fake_rabbit import FakeRabbit, running
 from .process import Process, process
 
 
@@ -77,6 +79,28 @@ def test_every_state_has_its_moves() -> None:
     assert [state for state, moves in RECOVERY_MOVES.items() if not moves] == [RecoveryState.CLOSED]
 
 
+class TestPreferred:
+    """Which address is tried first."""
+
+    ONE, TWO, THREE = ((endpoint(port), "127.0.0.1") for port in (1, 2, 3))
+
+    def test_failed_last(self) -> None:
+        """Those that failed a short while ago come last, the latest of them at the end."""
+        failed_at = {("127.0.0.1", 1): 99.0, ("127.0.0.1", 2): 98.0}
+        found = preferred([self.ONE, self.TWO, self.THREE], failed_at, 100.0, list.reverse)
+        assert found == [self.THREE, self.TWO, self.ONE]
+
+    def test_long_ago(self) -> None:
+        """What failed longer ago is as good as any."""
+        found = preferred([self.ONE, self.TWO], {("127.0.0.1", 1): 10.0}, 100.0, lambda _: None)
+        assert found == [self.ONE, self.TWO]
+
+    def test_random(self) -> None:
+        """Of the others each may come first, so that processes spread."""
+        first = {preferred([self.ONE, self.TWO], {}, 100.0)[0] for _ in range(50)}
+        assert first == {self.ONE, self.TWO}
+
+
 class TestConnecting:
     """From nothing to a live topology, and back to one."""
 
@@ -108,6 +132,19 @@ class TestConnecting:
             r"Lost RabbitMQ; connecting again in 0\.\d s\. .*(closed the socket|reset by peer)",
             caplog.text,
         )
+
+    async def test_elsewhere(self, rabbit: FakeRabbit, port: int) -> None:
+        """With two addresses, the one that was lost is not the next."""
+        other = FakeRabbit()
+        async with running(other) as second:
+            hosts = [f"amqp://guest:guest@127.0.0.1:{n}?heartbeat=0" for n in (port, second)]
+            async with process(port, host=hosts) as here:
+                for times in range(1, 7):
+                    lost, left = (rabbit, other) if rabbit.links else (other, rabbit)
+                    lost.cut()
+                    await until(lambda times=times: here.events.count("started") > times)  # type: ignore[misc]
+                    assert left.links
+                    assert not lost.links
 
     async def test_cuts_in_quick_succession(
         self, rabbit: FakeRabbit, port: int, monkeypatch: pytest.MonkeyPatch

@@ -377,6 +377,44 @@ async def test_look_behind_what_is_answered_slowly(
     assert not timers
 
 
+@pytest.mark.parametrize("sends", [True, False])
+async def test_node_that_stands_still(
+    rabbit: FakeRabbit, port: int, monkeypatch: pytest.MonkeyPatch, sends: bool
+) -> None:
+    """It is left, before its heartbeats are missed, by who sends and by who only receives."""
+    monkeypatch.setattr(module, "_LEAST_SILENCE", 0.3)
+    monkeypatch.setattr(module, "_SILENT_TIMEOUTS", 1000)
+    if not sends:
+        monkeypatch.setattr(module, "_VERIFY", (0.01, 0.01))
+    topology = await start(port, send_timeout=0.1)
+    rabbit.silent = (object,)
+    if sends:
+        with pytest.raises(NotConnected):
+            await topology.publish("", "q", b"x")
+    reason = await asyncio.wait_for(topology.ended, 10)
+    assert str(reason) == "RabbitMQ sent nothing for 0.3 s"
+    # Nobody waits for it to agree to the end.
+    with pytest.raises(ConnectionClosed):
+        await asyncio.wait_for(topology.protocol.closed, 1)
+
+
+async def test_node_that_waits_for_another(
+    rabbit: FakeRabbit, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that binds and confirms nothing, because of a node that is lost, is not left so soon."""
+    monkeypatch.setattr(module, "_LEAST_SILENCE", 0.05)
+    monkeypatch.setattr(module, "_SILENT_TIMEOUTS", 1000)
+    topology = await start(port, send_timeout=0.1)
+    rabbit.silent = (Queue.Bind,)
+    rabbit.confirms = False
+    topology.bind("slow")
+    with pytest.raises(NotConnected):
+        await topology.publish("", "q", b"x")
+    asked = len(rabbit.seen(Basic.Qos))
+    await until(lambda: len(rabbit.seen(Basic.Qos)) > asked + 3)
+    assert not topology.ended.done()
+
+
 async def test_nothing_is_confirmed(
     rabbit: FakeRabbit, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
