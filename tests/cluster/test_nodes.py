@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
 from channels_rabbitmq.core import RabbitmqChannelLayer
 from channels_rabbitmq.errors import NotConnected
+from devtools.broker import Broker
 from devtools.cluster import Cluster
 
 from .traffic import SEND_TIMEOUT, Traffic, traffic
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+async def on_node(node: Broker, cluster: Cluster, **config: Any) -> RabbitmqChannelLayer:
+    """A layer that is connected to a node, and may go to any other."""
+    layer = RabbitmqChannelLayer(cluster.urls, **config)
+    while (await layer.current_connection).protocol.endpoint.port != node.port:
+        await (await layer.current_connection).close()
+    return layer
 
 
 async def ends_well(flowing: Traffic, capsys: pytest.CaptureFixture[str], **times: float) -> None:
@@ -28,6 +38,8 @@ async def ends_well(flowing: Traffic, capsys: pytest.CaptureFixture[str], **time
 async def test_node_that_is_killed(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     """Groups, jobs and other processes go on within seconds; direct messages once it is back.
 
+    Processes find each other, too, under whatever names their queues have then.
+
     Since RabbitMQ 4.2 the name of the killed node's queue is locked until then.
     """
     async with traffic(cluster) as flowing:
@@ -40,10 +52,21 @@ async def test_node_that_is_killed(cluster: Cluster, capsys: pytest.CaptureFixtu
         await with_queue.close()
         receiving = asyncio.create_task(without.receive("classic"))
         await without.current_connection
+        options = {"groups_exchange": "asked", "send_timeout": SEND_TIMEOUT}
+        asked = await on_node(node, cluster, **options)
+        asking = RabbitmqChannelLayer(others, **options)
+        channel = await asked.new_channel()
+        await asked.group_add("room", channel)
+        assert await asking.group_members("room", timeout=20) == [channel]
         try:
             async with flowing.fault():
                 await asyncio.to_thread(node.kill)
                 back = await flowing.back(time.time(), without=there)
+                called = time.monotonic()
+                assert await asking.group_members("room", timeout=60) == [channel]
+                assert time.monotonic() - called < 30
+                await asking.flush()
+                assert await asking.group_members("room", timeout=20) == []
                 called = time.monotonic()
                 with pytest.raises(NotConnected):
                     await without.send("classic", {"n": 1})
@@ -53,7 +76,7 @@ async def test_node_that_is_killed(cluster: Cluster, capsys: pytest.CaptureFixtu
             await without.send("classic", {"n": 2})
             assert (await asyncio.wait_for(receiving, 20))["n"] == 2
         finally:
-            await without.close()
+            await asyncio.gather(*(layer.close() for layer in (without, asked, asking)))
         await ends_well(flowing, capsys, back=back)
 
 

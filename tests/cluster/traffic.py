@@ -19,12 +19,16 @@ SEND_TIMEOUT = 5
 #: Most seconds from a fault until messages are received again: machines may be loaded, and RabbitMQ
 #: up to 3.13 changes no bindings until a frozen node counts as down (``NET_TICKTIME``).
 BACK = 40
+#: Most MiB by which a process may grow, with what it keeps for the test.
+MEMORY = 20
 #: Seconds before a fault in which a message may already be waiting where the fault is.
 _ON_THE_WAY = 1.0
 
 #: What both kinds of processes do when they are told so; the rest is their own.
 _COMMANDS = """
+import os
 import time
+from pathlib import Path
 
 async def obey():
     while True:
@@ -35,6 +39,9 @@ async def obey():
             await (await layer.current_connection).close()
             await layer.current_connection
             tell("moved")
+        elif what == "memory":
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            tell(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
         else:
             return
 """
@@ -96,6 +103,8 @@ class Traffic:
     receivers: list[Process]
     #: The streams that reach each receiver, but for the normal channel.
     streams: list[list[str]]
+    #: The memory of each process at the beginning, in MiB.
+    memory_before: list[float] = field(default_factory=list)
     #: When there was a fault, from and until.
     windows: list[tuple[float, float]] = field(default_factory=list)
 
@@ -114,6 +123,13 @@ class Traffic:
         ports = await self.ports()
         node = next(node for node in self.cluster.nodes if node.port == ports[0])
         return node, [number for number, port in enumerate(ports) if port == node.port]
+
+    async def memory(self) -> list[float]:
+        """The resident memory of each process, in MiB."""
+        processes = [self.sender, *self.receivers]
+        for process in processes:
+            process.tell("memory")
+        return [await process.hear() for process in processes]
 
     async def apart(self) -> Broker:
         """Move processes until the first receiver is alone on a node; give the node."""
@@ -170,6 +186,9 @@ class Traffic:
 
     async def check(self) -> dict[str, Any]:
         """Stop sending; check what was received against what was sent, and count it."""
+        pairs = zip(await self.memory(), self.memory_before, strict=True)
+        growth = max(now - before for now, before in pairs)
+        assert growth < MEMORY
         self.sender.tell("stop")
         log = await self.sender.hear()
         sent = {(stream, n): (at, error) for stream, n, at, _, error, _ in log}
@@ -208,6 +227,7 @@ class Traffic:
             "of these late": late,
             "received": sum(map(len, received)),
             "longest call": round(longest, 2),
+            "MiB more": round(growth, 1),
         }
 
     def _at_fault(self, at: float) -> bool:
@@ -266,6 +286,7 @@ async def traffic(cluster: Cluster) -> AsyncIterator[Traffic]:
         assert await sender.hear() == "sending"
         made = Traffic(cluster, sender, [one, two], [["group", "direct 0"], ["group", "direct 1"]])
         await made.quiet()
+        made.memory_before = await made.memory()
         yield made
         for process in (sender, one, two):
             assert "Traceback" not in process.log, process.log
