@@ -47,22 +47,24 @@ async def receive(loop_layer: LoopLayer, channel: str) -> Message:
             raise
         if not box.queue:  # another reader was faster, and the mailbox may be gone
             box = mailboxes.box(channel)
-    if box.queue[0].costly:
-        return await _receive_in_turn(loop_layer, box)
-    return mailboxes.take(box)
+    if not box.queue[0].costly:
+        return mailboxes.take(box)
+    taken = await _take_in_turn(loop_layer, box)
+    return await receive(loop_layer, box.name) if taken is None else taken
 
 
-async def _receive_in_turn(loop_layer: LoopLayer, box: Mailbox) -> Message:
-    """Take a message whose copies are costly, in a turn of the loop without another such."""
+async def _take_in_turn(loop_layer: LoopLayer, box: Mailbox) -> Message | None:
+    """Take a message whose copies are costly, in a turn of the loop without another such.
+
+    None if there is none any more: another reader was faster, or it expired.
+    """
     try:
         async with loop_layer.copying:
             await asyncio.sleep(0)
-            if box.queue:
-                return loop_layer.mailboxes.take(box)
+            return loop_layer.mailboxes.take(box) if box.queue else None
     except asyncio.CancelledError:
         box.wake()  # the next in line gets it
         raise
-    return await receive(loop_layer, box.name)  # another reader was faster, or it expired
 
 
 async def receive_many(
@@ -71,11 +73,11 @@ async def receive_many(
     """Give a channel that has a message, and the message; None if none has and not ``block``."""
     if block:
         return await _receive_any(loop_layer, channels)
-    received = _take_any(loop_layer, channels)
+    received = await _take_any(loop_layer, channels)
     normal = [name for name in channels if "!" not in name]
     if received is None and normal:
         await _wait_for_any(loop_layer, normal, _FETCH_TIME)
-        received = _take_any(loop_layer, channels)
+        received = await _take_any(loop_layer, channels)
     return received
 
 
@@ -101,14 +103,28 @@ def take_back_any(
 
 async def _receive_any(loop_layer: LoopLayer, channels: Sequence[str]) -> tuple[str, Message]:
     while True:
-        received = _take_any(loop_layer, channels)
+        received = await _take_any(loop_layer, channels)
         if received is not None:
             return received
         await _wait_for_any(loop_layer, channels, None)
 
 
-def _take_any(loop_layer: LoopLayer, channels: Sequence[str]) -> tuple[str, Message] | None:
-    """Take a message of one channel, left to chance, so that a busy one does not starve others."""
+async def _take_any(loop_layer: LoopLayer, channels: Sequence[str]) -> tuple[str, Message] | None:
+    """Take a message of one channel; None if none has any."""
+    while (name := _choose(loop_layer, channels)) is not None:
+        if "!" not in name:
+            return name, loop_layer.normal.take(name)
+        box = _box(loop_layer, name)
+        if not box.queue[0].costly:
+            return name, loop_layer.mailboxes.take(box)
+        taken = await _take_in_turn(loop_layer, box)
+        if taken is not None:
+            return name, taken
+    return None
+
+
+def _choose(loop_layer: LoopLayer, channels: Sequence[str]) -> str | None:
+    """Choose a channel that has a message by chance, so that a busy one does not starve others."""
     ready = [name for name in channels if _is_ready(loop_layer, name)]
     if not ready:
         return None
@@ -116,9 +132,7 @@ def _take_any(loop_layer: LoopLayer, channels: Sequence[str]) -> tuple[str, Mess
     # A message that woke us and that we leave is for the next in line.
     for other in ready:
         _box(loop_layer, other).wake()
-    if "!" in name:
-        return name, loop_layer.mailboxes.take(_box(loop_layer, name))
-    return name, loop_layer.normal.take(name)
+    return name
 
 
 async def _wait_for_any(

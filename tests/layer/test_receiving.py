@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 
 import pytest
 
@@ -15,8 +15,11 @@ from channels_rabbitmq.layer.loop_layer import LoopLayer
 from channels_rabbitmq.local.mailboxes import NOWHERE, Delivery
 from channels_rabbitmq.local.queue_names import QueueNames
 from channels_rabbitmq.local.state import LocalState
-from channels_rabbitmq.wire.messages import CHANNEL_KEY, decode, encode
+from channels_rabbitmq.wire.messages import CHANNEL_KEY, Message, decode, encode
 from channels_rabbitmq.wire.serializers import make_codec
+
+#: Receives from a channel.
+Receive = Callable[[LoopLayer, str], Coroutine[None, None, Message]]
 
 OWN, OTHER, NORMAL = "channels_me!a", "channels_me!b", "jobs"
 
@@ -183,14 +186,26 @@ async def test_taken_back(layer: LoopLayer, channel: str) -> None:
     assert await receiving.receive(layer, channel) == {"n": 2}
 
 
-async def turns_taken(layer: LoopLayer, size: int) -> tuple[int, list[int]]:
+async def receive_one_of_many(layer: LoopLayer, channel: str) -> Message:
+    """Receive by the call for many channels."""
+    received = await receiving.receive_many(layer, [channel, OTHER], True)
+    assert received is not None
+    assert received[0] == channel
+    return received[1]
+
+
+#: Both ways of receiving.
+both_ways = pytest.mark.parametrize("receive", [receiving.receive, receive_one_of_many])
+
+
+async def turns_taken(layer: LoopLayer, receive: Receive, size: int) -> tuple[int, list[int]]:
     """Give a message to 20 readers; count the turns of the loop, and the reads in each."""
     channels = [f"channels_me!{n}" for n in range(20)]
     reads: list[int] = []
     turn = 0
 
     async def read(channel: str) -> None:
-        message = await receiving.receive(layer, channel)
+        message = await receive(layer, channel)
         assert len(message["d"]) == size
         reads.append(turn)
 
@@ -205,26 +220,46 @@ async def turns_taken(layer: LoopLayer, size: int) -> tuple[int, list[int]]:
     return turn, reads
 
 
-async def test_costly_copies_have_turns_of_their_own(layer: LoopLayer) -> None:
+@both_ways
+async def test_costly_copies_have_turns_of_their_own(layer: LoopLayer, receive: Receive) -> None:
     """A large nested message for many readers is decoded for one in each turn of the loop."""
-    turns, reads = await turns_taken(layer, 20_000)
+    turns, reads = await turns_taken(layer, receive, 20_000)
     assert turns >= 20
     assert len(set(reads)) == 20
-    turns, _ = await turns_taken(layer, 20)
+    turns, _ = await turns_taken(layer, receive, 20)
     assert turns < 5
 
 
-async def test_a_cancelled_reader_of_a_costly_message(layer: LoopLayer) -> None:
+@both_ways
+async def test_a_cancelled_reader_of_a_costly_message(layer: LoopLayer, receive: Receive) -> None:
     """Its message goes to the next in line."""
     body = encode(CHANNEL_KEY, "c", {"d": [[n] for n in range(200_000)]}, 10**7)
     await layer.copying.acquire()
-    first = asyncio.create_task(receiving.receive(layer, OWN))
-    second = asyncio.create_task(receiving.receive(layer, OWN))
+    first = asyncio.create_task(receive(layer, OWN))
+    second = asyncio.create_task(receive(layer, OWN))
     await asyncio.sleep(0)
     delivery = Delivery(NOWHERE, 0, layer.loop.time(), body, decode(body)[2])
-    layer.mailboxes.put(delivery, [OWN, OTHER])
+    layer.mailboxes.put(delivery, [OWN, "channels_me!more"])
     await asyncio.sleep(0)
     first.cancel()
     layer.copying.release()
     assert len((await second)["d"]) == 200_000
     assert first.cancelled()
+
+
+async def test_a_costly_message_that_another_took(layer: LoopLayer) -> None:
+    """Whoever finds it gone when it is their turn waits for the next, or gets nothing."""
+    body = encode(CHANNEL_KEY, "c", {"d": [[n] for n in range(20_000)]}, 10**7)
+    delivery = Delivery(NOWHERE, 0, layer.loop.time(), body, decode(body)[2])
+    layer.mailboxes.put(delivery, [OWN, "channels_me!more"])
+    await layer.copying.acquire()
+    faster = asyncio.create_task(receiving.receive(layer, OWN))
+    waiting = asyncio.create_task(receive_one_of_many(layer, OWN))
+    asking = asyncio.create_task(receiving.receive_many(layer, [OWN], False))
+    await asyncio.sleep(0)
+    layer.copying.release()
+    assert len((await faster)["d"]) == 20_000
+    assert await asking is None
+    assert not waiting.done()
+    layer.deliver(NOWHERE, 1, False, encode(CHANNEL_KEY, OWN, {"n": 1}, 100))
+    assert await waiting == {"n": 1}
