@@ -82,9 +82,24 @@ class Cluster:
         self._set_cookie(node, "cut_off", "erlang:disconnect_node(N)")
 
     def heal(self, node: Broker) -> None:
-        """Undo ``cut_off()``; return once *node* takes connections, if it had stopped."""
-        self._set_cookie(node, "erlang:get_cookie()", "ok")
+        """Undo ``cut_off()``.
+
+        It connects to all others at once: where nodes find each other one after the other, RabbitMQ
+        3.10 may restart the wrong one under ``autoheal``, and take more than a minute.
+        """
+        self._set_cookie(node, "erlang:get_cookie()", "net_kernel:connect_node(N)")
+
+    def rejoin(self, node: Broker) -> None:
+        """Restart RabbitMQ on *node*, as an operator has to where a partition does not heal."""
+        node.ctl("stop_app")
+        node.ctl("start_app")
+        self.wait_whole(node)
+
+    def wait_whole(self, node: Broker) -> None:
+        """Return once *node*, which the others had lost, takes connections as one of them."""
         node.wait_until_ready()
+        other = next(other for other in self.nodes if other is not node)
+        other.ctl("await_online_nodes", str(len(self.nodes)))
 
     def _set_cookie(self, node: Broker, cookie: str, then: str) -> None:
         others = ", ".join(f"'{other.node}'" for other in self.nodes if other is not node)

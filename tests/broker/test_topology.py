@@ -407,7 +407,7 @@ async def test_node_that_waits_for_another(
     topology = await start(port, send_timeout=0.1)
     rabbit.silent = (Queue.Bind,)
     rabbit.confirms = False
-    topology.bind("slow")
+    topology.bindings.bind("slow")
     with pytest.raises(NotConnected):
         await topology.publish("", "q", b"x")
     asked = len(rabbit.seen(Basic.Qos))

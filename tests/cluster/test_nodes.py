@@ -115,22 +115,26 @@ async def test_partition(
         await asyncio.to_thread(cluster.handle_partitions, handling)
         async with flowing.fault():
             node = await flowing.apart()
-            stops = handling == "pause_minority" and node.version < (4, 2)
+            version = await asyncio.to_thread(lambda: node.version)
+            stops = handling == "pause_minority" and version < (4, 2)
             await asyncio.to_thread(cluster.cut_off, node)
             try:
                 back = await flowing.back(time.time(), deaf=() if stops else [0])
             finally:
                 await asyncio.to_thread(cluster.heal, node)
             healed = await flowing.back(time.time())
+            await asyncio.to_thread(cluster.wait_whole, node)
         await ends_well(flowing, capsys, back=back, healed=healed)
 
 
 async def test_node_that_freezes(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
-    """A node that says nothing for a while: its processes go to others after the heartbeat.
+    """A node that says nothing for a while: its processes leave it within seconds.
 
-    It is the last one: RabbitMQ takes its time to make such a node a part of the cluster again.
+    RabbitMQ up to 4.1 does not come together by itself when it goes on, under ``pause_minority``:
+    neither side knows of the other's bindings, until somebody restarts that node.
     """
     async with traffic(cluster) as flowing:
+        await asyncio.to_thread(cluster.handle_partitions, "pause_minority")
         node, there = await flowing.victim()
         async with flowing.fault():
             node.pause()
@@ -138,4 +142,6 @@ async def test_node_that_freezes(cluster: Cluster, capsys: pytest.CaptureFixture
                 back = await flowing.back(time.time() + 0.2, without=there)
             finally:
                 node.resume()
+            if await asyncio.to_thread(lambda: node.version) < (4, 2):
+                await asyncio.to_thread(cluster.rejoin, node)
         await ends_well(flowing, capsys, back=back)
