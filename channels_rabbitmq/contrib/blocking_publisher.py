@@ -130,7 +130,7 @@ class BlockingPublisher:
     def _start(self) -> tuple[LoopThread, _Link]:
         with self._lock:
             running = self._running
-            if running.thread is None or running.link is None:
+            if running.thread is None or running.link is None or running.thread.loop.is_closed():
                 thread = LoopThread("channels_rabbitmq outbox")
                 running.link = thread.run(
                     lambda: _Link(thread.loop, self._endpoints, self._prepare, self._name)
@@ -257,37 +257,40 @@ class _Link:
     async def _connect(self) -> Connection:
         if self._loop.time() < self._held_off:
             raise NotConnected(self._failure)
-        failures = []
-        for endpoint in random.sample(self._endpoints, len(self._endpoints)):
-            try:
-                return await self._connect_to(endpoint)
-            except (OSError, AmqpError) as err:
-                failures.append(f"{endpoint}: {describe(err)}")
-            except asyncio.CancelledError:  # out of time
-                self._hold_off([*failures, f"{endpoint}: no answer in time"])
-                raise
+        failures: list[str] = []
+        try:
+            for endpoint in random.sample(self._endpoints, len(self._endpoints)):
+                connection = await self._connect_to(endpoint, failures)
+                if connection is not None:
+                    return connection
+        except asyncio.CancelledError:  # out of time
+            self._hold_off([*failures, "no answer in time"])
+            raise
         self._hold_off(failures)
         raise NotConnected(self._failure)
 
-    def _hold_off(self, failures: list[str]) -> None:
-        self._failure = f"Cannot connect to RabbitMQ. {'; '.join(failures)}"
-        self._held_off = self._loop.time() + _HOLD_OFF
-
-    async def _connect_to(self, endpoint: Endpoint) -> Connection:
-        async with asyncio.timeout(endpoint.connect_timeout):
-            addresses = await resolve(endpoint.host, endpoint.port)
-        random.shuffle(addresses)
-        for address in addresses:
+    async def _connect_to(self, endpoint: Endpoint, failures: list[str]) -> Connection | None:
+        """Try each address of an endpoint; None if none will do."""
+        try:
+            async with asyncio.timeout(endpoint.connect_timeout):
+                addresses = await resolve(endpoint.host, endpoint.port)
+        except OSError as err:
+            failures.append(f"{endpoint}: {describe(err)}")
+            return None
+        for address in random.sample(addresses, len(addresses)):
             protocol = Protocol(endpoint, self._loop, name=str(self._name))
             self._connection = connection = Connection(protocol, None)
             try:
                 await connect(protocol, address)
-            except (OSError, AmqpError):
-                if address == addresses[-1]:
-                    raise
+            except (OSError, AmqpError) as err:
+                failures.append(f"{endpoint}: {describe(err)}")
             else:
                 return connection
-        raise ConnectionClosed(f"{endpoint.host} has no address")
+        return None
+
+    def _hold_off(self, failures: list[str]) -> None:
+        self._failure = f"Cannot connect to RabbitMQ. {'; '.join(failures)}"
+        self._held_off = self._loop.time() + _HOLD_OFF
 
     async def _close_in_the_end(self) -> None:
         try:

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import json
 import logging
+import secrets
 import threading
 import time
 import uuid
@@ -20,7 +21,9 @@ import aiormq
 import pytest
 
 from channels_rabbitmq.broadcaster import RabbitmqBackend
+from channels_rabbitmq.contrib import blocking_publisher
 from channels_rabbitmq.errors import (
+    AccessRefused,
     MessageReturned,
     NotConnected,
     NotFound,
@@ -498,6 +501,70 @@ async def test_closed_meanwhile(proxy: Proxy, make: MakeBackend) -> None:
         await publishing
     proxy.thaw()
     assert await until(lambda: healthy(backend))
+
+
+async def test_thread_that_stands_still(make: MakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if the connection's thread hangs, the call ends."""
+    monkeypatch.setattr(blocking_publisher, "_THREAD_MARGIN", 0.1)
+    backend = make()
+    assert await healthy(backend)
+    link = backend._publisher._running.link
+    assert link is not None
+    go_on = threading.Event()
+    link._loop.call_soon_threadsafe(go_on.wait, 30)
+    with pytest.raises(NotConnected, match="the thread of the connection does not answer"):
+        await asyncio.to_thread(backend._publisher.check, timeout=0.1)
+    go_on.set()
+    assert await until(lambda: healthy(backend))
+
+
+async def test_thread_that_ended(make: MakeBackend) -> None:
+    """Once the connection's thread has ended, the next call starts another."""
+    backend = make()
+    assert await healthy(backend)
+    thread = backend._publisher._running.thread
+    assert thread is not None
+    await asyncio.to_thread(thread.stop, 10)
+    assert await healthy(backend)
+    assert backend._publisher._running.thread is not thread
+
+
+async def test_unknown_host(make: MakeBackend, private_url: str, other: Any) -> None:
+    """A name that cannot be resolved is said, or passed over where there are other nodes."""
+    backend = make(url="amqp://no-such-host.invalid")
+    with pytest.raises(NotConnected, match=r"no-such-host\.invalid:5672"):
+        await publish(backend)
+    await bound(other)
+    assert await publish(make(url=["amqp://no-such-host.invalid", private_url])) is True
+
+
+async def test_permissions(broker: Broker, vhost: str, make: MakeBackend, other: Any) -> None:
+    """The right to write to an exchange that is there is all that publishing needs."""
+    queue = await bound(other)
+    name = f"outbox-{secrets.token_hex(4)}"
+    await api(broker, "PUT", f"users/{name}", {"password": "secret", "tags": ""})
+    rights = {"configure": "^$", "write": "^events$", "read": "^$"}
+    await api(broker, "PUT", f"permissions/{vhost}/{name}", rights)
+    try:
+        backend = make(url=backend_url(broker, vhost, name))
+        assert await healthy(backend)
+        assert await publish(backend) is True
+        assert (await taken(other, queue)).body
+        stream = make(url=backend_url(broker, vhost, name), stream="all")
+        assert not await healthy(stream)
+        with pytest.raises(AccessRefused, match="access to queue 'all'"):
+            await publish(stream)
+        rights = {"configure": "^all$", "write": "^(events|all)$", "read": "^events$"}
+        await api(broker, "PUT", f"permissions/{vhost}/{name}", rights)
+        assert await until(lambda: healthy(stream))
+        assert await publish(stream) is True
+    finally:
+        await api(broker, "DELETE", f"users/{name}")
+
+
+def backend_url(broker: Broker, vhost: str, user: str) -> str:
+    """The virtual host's address, for a user."""
+    return f"{broker.url}/{vhost}".replace("guest:guest", f"{user}:secret")
 
 
 async def test_keyboard_interrupt_gives_up(make: MakeBackend) -> None:
