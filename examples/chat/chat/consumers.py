@@ -54,7 +54,6 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):
     async def connect(self) -> None:
         self.room: str = self.scope["url_route"]["kwargs"]["room"]
         self.id = public_id(secret_in(self.scope["query_string"], self.channel_name))
-        self.socket = public_id(self.channel_name)
         self.name = ""
         # The server process's own address; none when it listens on a Unix socket.
         self.port: int | None = (self.scope.get("server") or (None, None))[1]
