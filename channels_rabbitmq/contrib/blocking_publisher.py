@@ -94,7 +94,9 @@ class BlockingPublisher:
 
     def check(self, *, timeout: float) -> None:
         """Raise what :meth:`publish` raises unless RabbitMQ answers, or just did."""
-        self._run(_Link.check, timeout)
+        link = self._running.link
+        if link is None or not link.is_fresh():
+            self._run(_Link.check, timeout)
 
     def close(self) -> None:
         """Close the connection. The next call makes another."""
@@ -230,9 +232,20 @@ class _Link:
             confirm.cancel()
         self._answered = self._loop.time()
 
+    def is_fresh(self) -> bool:
+        """Whether RabbitMQ answered just now, and takes messages. On any thread."""
+        connection = self._connection
+        return (
+            connection is not None
+            and connection is self._prepared
+            and connection.protocol.open
+            and connection.protocol.blocked is None
+            and self._loop.time() - self._answered < _FRESH
+        )
+
     async def check(self) -> None:
         connection = await self._open()
-        if self._loop.time() - self._answered < _FRESH:
+        if self.is_fresh():
             return
         # Every virtual host has this exchange, and asking for it needs no permission.
         await connection.exchange_declare("amq.direct", passive=True)

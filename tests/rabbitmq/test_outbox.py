@@ -420,6 +420,14 @@ async def test_health_check_is_cheap(proxy: Proxy, make: MakeBackend, other: Any
         assert await publish(backend) is True
         assert await healthy(backend)
     assert asked == []
+    sent = proxy.bytes_up
+    crossed: list[object] = []
+    run = backend._publisher._run
+    backend._publisher._run = lambda *args: (crossed.append(args), run(*args))[1]  # type: ignore[method-assign]
+    for _ in range(100):
+        link._answered = link._loop.time()
+        assert await healthy(backend)
+    assert (crossed, proxy.bytes_up) == ([], sent)
     link._answered -= 1.0
     assert await healthy(backend)
     assert len(asked) == 1
@@ -510,6 +518,7 @@ async def test_thread_that_stands_still(make: MakeBackend, monkeypatch: pytest.M
     assert await healthy(backend)
     link = backend._publisher._running.link
     assert link is not None
+    link._answered -= 1.0
     go_on = threading.Event()
     link._loop.call_soon_threadsafe(go_on.wait, 30)
     with pytest.raises(NotConnected, match="the thread of the connection does not answer"):
