@@ -43,6 +43,8 @@ class ActError(Exception):
 class Person:
     """One person with a websocket to one server, as the page has it."""
 
+    _websocket: ClientConnection  # from here() on
+
     def __init__(self, name: str, server: Server, room: str) -> None:
         self.name = name
         self.server = server
@@ -50,7 +52,6 @@ class Person:
         self.heard: list[Message] = []
         self._room = room
         self._secret = secrets.token_hex(16)
-        self._websocket: ClientConnection | None = None
 
     @contextlib.asynccontextmanager
     async def here(self, since: float | None = None) -> AsyncIterator[Message]:
@@ -63,7 +64,6 @@ class Person:
             yield await self.expect(type="missed")
 
     async def send(self, **message: Any) -> None:
-        assert self._websocket is not None
         await self._websocket.send(json.dumps(message))
 
     async def say(self, text: str) -> str:
@@ -77,7 +77,6 @@ class Person:
 
         Raises ``TimeoutError`` when none comes in time.
         """
-        assert self._websocket is not None
         async with asyncio.timeout(ARRIVES_WITHIN):
             while True:
                 message: Message = json.loads(await self._websocket.recv())
@@ -85,9 +84,14 @@ class Person:
                 if fields.items() <= message.items():
                     return message
 
+    async def see(self, people: Sequence[Person]) -> None:
+        """Return once all of them have said that they are here, now or before."""
+        wanted = {person.name for person in people}
+        while not wanted <= {each["name"] for each in self.heard if each["type"] == "here"}:
+            await self.expect(type="here")
+
     def cut(self) -> None:
         """End the websocket without a goodbye, as a network does."""
-        assert self._websocket is not None
         self._websocket.transport.abort()
 
 
@@ -119,14 +123,12 @@ async def who_is_here(stack: contextlib.AsyncExitStack, people: Sequence[Person]
     """A newcomer, the last one, is told who is here, and hears their names from them."""
     newcomer = people[-1]
     await stack.enter_async_context(newcomer.here())
-    wanted = {person.name for person in people}
-    while not wanted <= {each["name"] for each in newcomer.heard if each["type"] == "here"}:
-        await newcomer.expect(type="here")
+    await newcomer.see(people)
     calls = [each for each in newcomer.heard if each["type"] == "present"]
     sockets = (calls or [await newcomer.expect(type="present")])[0]["sockets"]
     if len(sockets) != len(people):
         raise ActError(f"{len(people)} are in the room, and {newcomer.name} is told of {sockets}.")
-    return f"{newcomer.name} comes in and sees {', '.join(sorted(wanted))}"
+    return f"{newcomer.name} comes in and sees {', '.join(person.name for person in people)}"
 
 
 async def private_note(writer: Person, reader: Person, third: Person) -> str:

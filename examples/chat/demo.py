@@ -90,7 +90,7 @@ async def perform(servers: Sequence[Server], room: str) -> bool:
                 await stack.enter_async_context(person.here())
             for person, other in ((ada, grace), (grace, ada)):
                 try:
-                    await person.expect(type="here", name=other.name)
+                    await person.see([other])
                 except TimeoutError:
                     raise ActError(f"{person.name} does not see {other.name}.") from None
         print()
