@@ -70,7 +70,9 @@ class IsolatedLayer:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        async_to_sync(self._end)()
+        layer = self._put_back()
+        if layer is not None:
+            async_to_sync(_end)(layer)
 
     async def __aenter__(self) -> RabbitmqChannelLayer:
         return self.__enter__()
@@ -81,24 +83,29 @@ class IsolatedLayer:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._end()
+        layer = self._put_back()
+        if layer is not None:
+            await _end(layer)
 
-    async def _end(self) -> None:
+    def _put_back(self) -> RabbitmqChannelLayer | None:
+        """Put back what was there before; give the layer that is to end."""
         layer, self._layer = self._layer, None
-        if layer is None:
-            return
         # The test may have put another there, or changed the settings.
-        if channel_layers.backends.get(self._alias) is layer:
+        if layer is not None and channel_layers.backends.get(self._alias) is layer:
             if self._replaced is None:
                 del channel_layers.backends[self._alias]
             else:
                 channel_layers.set(self._alias, self._replaced)
         self._replaced = None
-        try:
-            if layer.statistics().connected:
-                await layer.flush()
-        finally:
-            await layer.close()
+        return layer
+
+
+async def _end(layer: RabbitmqChannelLayer) -> None:
+    try:
+        if layer.statistics().connected:
+            await layer.flush()
+    finally:
+        await layer.close()
 
 
 async def wait_for_group(

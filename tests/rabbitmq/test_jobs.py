@@ -224,10 +224,10 @@ async def test_failed_jobs_come_again(
     async with working(module.work):
         failed = json.loads(await take(layer, "thumbnails.failed"))
         assert failed == {"path": "bad", "failures": 4}
-        await until(lambda: len(attempts["better"]) == 3)
+        await until(lambda: len(attempts["better"]) == 3, timeout=30)
         # The worker has one job at a time: once this one comes, the others are acknowledged.
         await modules("orders").order_thumbnail("last")
-        await until(lambda: attempts["last"])
+        await until(lambda: attempts["last"], timeout=30)
     counts = {path: len(times) for path, times in attempts.items()}
     assert counts == {"good": 1, "better": 3, "bad": 4, "last": 1}
     queues = modules("queues").QUEUES.keys() - {"thumbnails"}

@@ -369,17 +369,18 @@ async def test_a_batch_while_rabbitmq_is_silent(proxy: Proxy, make: MakeBackend)
     checks = [await healthy(backend) for _ in range(20)]
     assert checks == [False] * 20
     assert time.monotonic() - began < 20 * 0.5
-    with pytest.raises(NotConnected, match="no answer in time"):
+    with pytest.raises(NotConnected, match=r"no answer in time|did not answer"):
         await publish(backend)
 
 
 async def test_frozen(proxy: Proxy, make: MakeBackend, other: Any) -> None:
     """A confirm that does not come in time is an error, and the connection is given up."""
     await bound(other)
-    backend = make(url=proxy.url, publish_timeout=0.5)
+    backend = make(url=proxy.url, publish_timeout=2)
+    assert await healthy(backend)
     assert await publish(backend) is True
     proxy.freeze()
-    with pytest.raises(NotConnected, match=r"did not answer within 0.5 s") as caught:
+    with pytest.raises(NotConnected, match="did not answer within 2 s") as caught:
         await publish(backend)
     assert caught.value.sent
     proxy.thaw()
@@ -390,7 +391,8 @@ async def test_frozen(proxy: Proxy, make: MakeBackend, other: Any) -> None:
 async def test_alarm(make: MakeBackend, other: Any, broker: Broker) -> None:
     """During an alarm publishing fails, and the health check says no; after it all is well."""
     await bound(other)
-    backend = make(publish_timeout=2)
+    backend = make(publish_timeout=5)
+    assert await healthy(backend)
     assert await publish(backend) is True
     async with memory_alarm(broker):
         with pytest.raises(NotConnected, match="RabbitMQ takes no messages: ") as caught:
