@@ -216,6 +216,15 @@ CASES: Sequence[Case] = (
         **_FEW,
     ),
     Case(
+        "cut",
+        "the connection of a process with 10,000 groups is cut: until all are back",
+        {"groups": 10_000},
+        figure="seconds",
+        limit="RabbitMQ itself: the same queue again, bound over 8 or 128 AMQP channels",
+        quick_params={"groups": 2000},
+        **_FEW,
+    ),
+    Case(
         "soak",
         "a million messages through one process: growth of its memory",
         {"messages": 1_000_000, "at_most": 60.0},
@@ -321,6 +330,7 @@ TARGETS: Sequence[Target] = (
     _rate("2,000 channels join one group, to channels_redis pub/sub", "room", 1, _PUBSUB),
     _rate("2,000 channels join one group, to 4.0.1", "room", 1, "4.0.1"),
     _most("10,000 groups lost, longest wait of others, ms", "disconnect", "worst_ms", 250),
+    _most("10,000 groups back, to the broker's limit", "cut", "seconds", 1.5, against="limit"),
     _most("round trip, to channels_redis pub/sub", "latency", "median_us", 1, against=_PUBSUB),
     _most("round trip, to the broker's limit", "latency", "median_us", 1.5, against="limit"),
     _most(_LEAST_TEXT, "latency", "median_us", 1.5, **_LEAST),

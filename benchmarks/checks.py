@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import itertools
 import os
@@ -10,6 +11,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 from .spec import Failure, Layer
 
@@ -208,3 +210,40 @@ async def pass_fence(layer: Layer) -> None:
             return
     receiving.cancel()
     raise Failure("a group that was joined got no message")
+
+
+class Hop:
+    """A port that leads on to a server's, until the connections through it are cut."""
+
+    def __init__(self, to: int) -> None:
+        self._to = to
+        self._open: list[asyncio.StreamWriter] = []
+        self._pumps: set[asyncio.Task[None]] = set()
+        self.port = 0
+
+    @classmethod
+    async def open(cls, to: int) -> Self:
+        """Start taking connections."""
+        hop = cls(to)
+        server = await asyncio.start_server(hop._lead_on, "127.0.0.1")
+        hop.port = server.sockets[0].getsockname()[1]
+        # It lasts as long as its loop.
+        hop._pumps.add(asyncio.ensure_future(server.serve_forever()))
+        return hop
+
+    async def _lead_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        to_read, to_write = await asyncio.open_connection("127.0.0.1", self._to)
+        self._open += [writer, to_write]
+        await asyncio.gather(self._pump(reader, to_write), self._pump(to_read, writer))
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()
+
+    def cut(self) -> None:
+        """End all connections without a word."""
+        while self._open:
+            self._open.pop().transport.abort()

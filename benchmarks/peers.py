@@ -67,6 +67,7 @@ class Peer:
         return replace(
             case.spec(quick=quick),
             peer=self.key,
+            port=port,
             layer=self.layer,
             config=self.config(port),
             loop=self.loop,

@@ -29,7 +29,7 @@ class Spec:
     seconds: float
     #: The key of the peer; empty for a limit.
     peer: str = ""
-    #: Of RabbitMQ, for the limits.
+    #: Of the server; for a limit, of RabbitMQ.
     port: int = 0
     #: The dotted path of the layer's class, and its CONFIG.
     layer: str = ""

@@ -27,6 +27,7 @@ WORKLOADS: Mapping[str, Callable[..., Awaitable[Figures]]] = {
         workloads.room,
         workloads.waiting,
         workloads.soak,
+        workloads.cut,
         multiprocess.processes,
         multiprocess.plain,
         multiprocess.disconnect,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import json
 import statistics
 import time
 import tracemalloc
@@ -19,6 +20,7 @@ from math import inf
 from .checks import (
     PATIENCE,
     Goal,
+    Hop,
     Meter,
     check_order,
     count_for,
@@ -298,3 +300,41 @@ async def soak(layer: Layer, spec: Spec, *, messages: int, at_most: float) -> Fi
     await flood(layer, channel, goal, counts, 100, each * 9 / 10, started + at_most)
     await end(reader)
     return {"growth_mb": (resident() - before) / 1e6, "messages": goal.count}
+
+
+async def cut(layer: Layer, spec: Spec, *, groups: int) -> Figures:
+    """The connection of a layer with many groups is cut; until all of a sample get messages again.
+
+    The messages come from another layer, which is not cut.
+    """
+    hop = await Hop.open(spec.port)
+    config = json.dumps(spec.config).replace(f":{spec.port}", f":{hop.port}")
+    victim = type(layer)(**json.loads(config))
+    channel = await victim.new_channel()
+    names = [new_name() for _ in range(groups)]
+    await in_batches(victim.group_add(name, channel) for name in names)
+    await pass_fence(victim)
+    sample = {names[at * (groups - 1) // 20] for at in range(21)}
+
+    async def listen(waiting: set[str]) -> None:
+        while waiting:
+            waiting.discard((await victim.receive(channel))["text"])
+
+    walls: list[float] = []
+    began = time.perf_counter()
+    while not walls or time.perf_counter() - began < spec.seconds:
+        hop.cut()
+        started = time.perf_counter()
+        waiting = set(sample)
+        listening = asyncio.ensure_future(listen(waiting))
+        while not listening.done():
+            if time.perf_counter() - started > 3 * PATIENCE:
+                raise Failure(f"{len(waiting)} of {len(sample)} groups did not come back")
+            await in_batches(
+                layer.group_send(name, {"type": "bench.message", "text": name})
+                for name in list(waiting)
+            )
+            await asyncio.wait({listening}, timeout=0.05)
+        listening.result()
+        walls.append(time.perf_counter() - started)
+    return {"seconds": statistics.median(walls), "groups": groups}

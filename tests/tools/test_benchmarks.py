@@ -35,6 +35,7 @@ from benchmarks.served import SERVED
 from benchmarks.servers import SERVERS
 from benchmarks.spec import Failure, Figures, Spec
 from benchmarks.worker import WORKLOADS
+from devtools.broker import Broker
 
 
 def texts(*numbers: int) -> list[str]:
@@ -180,6 +181,31 @@ def test_limit() -> None:
     figures, error = run_spec(Spec(workload="group", params={"members": 5}, seconds=0.05))
     assert not error
     assert figures["rate"] > 0
+
+
+@pytest.mark.parametrize(("workload", "figure"), [("own_groups", "join_rate"), ("cut", "seconds")])
+def test_limit_of_rabbitmq(broker: Broker, workload: str, figure: str) -> None:
+    """A socket binds keys, and does so again after a cut, once it gets its queue back."""
+    spec = Spec(workload=workload, params={"groups": 10}, seconds=0.05, port=broker.port)
+    figures, error = run_spec(spec)
+    assert not error
+    assert figures[figure] > 0
+
+
+def test_cut(broker: Broker) -> None:
+    """Groups come back after a cut, and the time until then is told."""
+    layer = "channels_rabbitmq.core.RabbitmqChannelLayer"
+    spec = Spec(
+        workload="cut",
+        params={"groups": 30},
+        seconds=0.05,
+        layer=layer,
+        port=broker.port,
+        config={"host": broker.url, "connection_name": "benchmark"},
+    )
+    figures, error = run_spec(spec)
+    assert not error
+    assert figures["seconds"] > 0.1  # the least delay before the layer connects again
 
 
 def test_worker_breaks() -> None:
