@@ -222,6 +222,7 @@ CASES: Sequence[Case] = (
         figure="seconds",
         limit="RabbitMQ itself: the same queue again, bound over 8 or 128 AMQP channels",
         quick_params={"groups": 2000},
+        peers=("ours", "redis-pubsub"),
         **_FEW,
     ),
     Case(
