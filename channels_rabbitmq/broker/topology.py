@@ -528,12 +528,16 @@ class Topology:
     def publish_to_itself(self, body: bytes) -> asyncio.Future[None]:
         """Publish to the process's own queue, apart from what users send, and not counted.
 
-        It fails as :meth:`publish_mandatory`. Raises :class:`.ChannelClosed` if no AMQP channel is
-        free.
+        It fails as :meth:`publish_mandatory`. Where no AMQP channel is free, it goes along with
+        what users send. Raises :class:`.ConnectionClosed`.
         """
-        if self._own_publisher is None or not self._own_publisher.open:
-            self._own_publisher = self.protocol.open_channel(confirm=True)
-        return self._own_publisher.publish("", self._queue_name, body, mandatory=True)
+        publisher = self._own_publisher
+        if publisher is None or not publisher.open:
+            try:
+                publisher = self._own_publisher = self.protocol.open_channel(confirm=True)
+            except ChannelClosed:
+                publisher = self._publisher
+        return publisher.publish("", self._queue_name, body, mandatory=True)
 
     @property
     def delivered(self) -> int:

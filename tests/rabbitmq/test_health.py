@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 import pytest
 from asgiref.sync import async_to_sync
 
 from channels_rabbitmq.core import RabbitmqChannelLayer
+from channels_rabbitmq.errors import ChannelClosed
 from devtools.broker import Broker
 from tests.helpers import rabbit
 from tests.helpers.connections import loop_in_thread
@@ -32,6 +34,19 @@ async def test_healthy(make_layer: MakeLayer, options: dict[str, object]) -> Non
     layer = make_layer(**options)
     assert await layer.health_check(30) is True
     assert all(await asyncio.gather(*(layer.health_check(30) for _ in range(50))))
+
+
+async def test_few_channels(make_layer: MakeLayer, amqp_url: str) -> None:
+    """It needs no AMQP channel of its own where users have taken them all."""
+    layer = make_layer(host=f"{amqp_url}?channel_max=20")
+    protocol = (await layer.current_connection).protocol
+    assert protocol is not None
+    with contextlib.suppress(ChannelClosed):
+        while True:
+            protocol.open_channel()
+    with pytest.raises(ChannelClosed, match="all 20 channels are in use"):
+        protocol.open_channel()
+    assert await layer.health_check(30) is True
 
 
 async def test_it_leaves_no_trace(make_layer: MakeLayer, broker: Broker, vhost: str) -> None:

@@ -169,6 +169,12 @@ def numbers(layer: RabbitmqChannelLayer) -> int:
     return found.dropped["local_capacity"] + found.expired
 
 
+async def check(layer: RabbitmqChannelLayer) -> bool:
+    """Its health."""
+    await layer.health_check("5")  # type: ignore[arg-type]
+    return assert_type(await layer.health_check(timeout=2), bool)
+
+
 # The connection
 
 
