@@ -267,6 +267,13 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         """
         require_group(group)
         require_address(channel)
+        loop_layer = self._owner.here()
+        if loop_layer is not None:
+            try:  # as Owner.run() does, without what other loops need
+                await loop_layer.group_add(group, channel, loop_layer.loop)
+                return
+            except LoopEnded:
+                pass
         # A membership that was asked for from another loop is only claimed until that has heard
         # of it: cancelled as the answer is on its way, it must leave nothing behind.
         claim = await self._owner.run(

@@ -78,10 +78,12 @@ class Deadlines:
         self._watched: deque[tuple[float, asyncio.Future[Any]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
-    def watch(self, future: asyncio.Future[Any]) -> None:
+    def watch(self, future: asyncio.Future[Any], now: float | None = None) -> None:
         """Set :class:`TimeoutError` on a future unless it is done in time."""
-        self._drop_done()
-        self._watched.append((self._loop.time() + self._seconds, future))
+        watched = self._watched
+        if watched and watched[0][1].done():
+            self._drop_done()
+        watched.append(((self._loop.time() if now is None else now) + self._seconds, future))
         if self._timer is None:
             self._timer = self._loop.call_later(self._seconds, self._look)
 

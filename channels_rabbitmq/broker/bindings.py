@@ -12,7 +12,7 @@ from ..amqp.futures import retrieve
 from ..amqp.protocol import Protocol
 from ..errors import AmqpError, ChannelClosed, ConnectionClosed, describe
 from ..local.background import Background
-from ..local.bindings import Binding, BindingTable
+from ..local.bindings import Binding, BindingState, BindingTable
 from ..local.pace import MOST_CHANNELS, Pace, batch_size
 
 #: Seconds that a binding stays after the last member left: a page that is reloaded leaves and
@@ -151,11 +151,12 @@ class Bindings:
             waiter.set_exception(self._error)
             return waiter
         binding = self._table.join(key)
-        if self._table.is_bound(key):
+        if binding.state is BindingState.BOUND:
             waiter.set_result(None)
         else:
             binding.waiters.append(waiter)
-            self._schedule_pump()
+            if not self._pump_scheduled:
+                self._schedule_pump()
         return waiter
 
     def leave(self, key: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterator
 
@@ -49,7 +50,8 @@ class Groups:
         #: For those who wait for a binding.
         self._deadlines = Deadlines(loop, options.send_timeout)
         self._timers = Background(loop, options.connection_name)
-        #: Whether a timer runs for the membership that ends next.
+        #: Whether memberships end by themselves, and a timer runs for the one that ends next.
+        self._expires = options.group_expiry > 0
         self._watches_expiry = False
         self._warn_binding = RateLimitedWarning(NamedLogger(logger, options.connection_name))
         self._watch_expiry()
@@ -76,14 +78,27 @@ class Groups:
         bound = topology is not None and topology.bindings.is_bound(key)
         if bound and claim is None:
             self._memberships.establish(group, channel, now)
-            self._watch_expiry()
+            if self._expires:
+                self._watch_expiry()
             return
         mine = claim or object()
         self._memberships.claim(group, channel, mine, now)
-        self._watch_expiry()
+        if self._expires:
+            self._watch_expiry()
         if not bound:
             try:
-                await self._bind(group, key, now + self._options.send_timeout)
+                # Thousands may wait for theirs at once: so no task and no timer for each.
+                starting = self._recovery.publishing
+                if starting is not None:
+                    joined = starting.bindings.join(key)
+                    self._deadlines.watch(joined, now)
+                    with contextlib.suppress(AmqpError):  # the topology has ended
+                        await joined
+                        # While it is starting other processes cannot ask this one.
+                        bound = starting is self._recovery.topology
+                if not bound:
+                    async with asyncio.timeout_at(now + self._options.send_timeout):
+                        await self.wait_bound(group)
             except TimeoutError:
                 self._warn_not_bound(group)
             except BaseException:
@@ -91,8 +106,8 @@ class Groups:
                 raise
         if self._retired:
             raise LoopEnded(started=False)  # the claim is given up: see retire()
-        if claim is None and channel in self._memberships.members(group):
-            self._memberships.establish(group, channel, self._loop.time())
+        if claim is None:
+            self._memberships.keep(group, channel, self._loop.time())
 
     def confirm_add(self, group: str, channel: str) -> None:
         """Establish a membership, as the call that claimed it has returned.
@@ -145,23 +160,6 @@ class Groups:
         return group_key(self._options.prefix, group)
 
     # Bindings
-
-    async def _bind(self, group: str, key: str, due: float) -> None:
-        """Wait until RabbitMQ has the binding; raise :class:`TimeoutError` when it is due."""
-        topology = self._recovery.publishing
-        if topology is not None:
-            # Thousands may wait for theirs at once: so no task and no timer for each.
-            bound = topology.bindings.join(key)
-            self._deadlines.watch(bound)
-            try:
-                await bound
-            except AmqpError:
-                pass  # the topology has ended
-            else:
-                if topology is self._recovery.topology:
-                    return  # and not one that is starting, and that other processes cannot ask yet
-        async with asyncio.timeout_at(due):
-            await self.wait_bound(group)
 
     async def wait_bound(self, group: str) -> None:
         """Wait until RabbitMQ has the binding of a group, as long as that has a member here."""

@@ -204,9 +204,9 @@ class LoopLayer:
         cancellation there. Given back to :meth:`undo_group_add`, it leaves nothing behind.
         """
         queue_name, mark, _ = channel.partition("!")
-        if mark and not self._names.own(queue_name):
-            return self._peers.group_add(queue_name, group, channel)
-        if mark:
+        if mark and queue_name != self._names.newest:
+            if not self._names.own(queue_name):
+                return self._peers.group_add(queue_name, group, channel)
             self.earlier.note_use(channel)
         if caller is not self.loop:
             return self._claim(group, channel)

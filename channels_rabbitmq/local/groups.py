@@ -82,6 +82,12 @@ class Memberships:
         if self._claims:
             self._claims.pop((group, channel), None)
 
+    def keep(self, group: str, channel: str, now: float) -> None:
+        """Establish what the caller claimed, unless it was taken out of the group meanwhile."""
+        members = self._groups.get(group)
+        if members is not None and channel in members:
+            self.establish(group, channel, now)
+
     def withdraw(self, group: str, channel: str, claim: object) -> bool:
         """End a claim; True if that took the channel out of the group."""
         claims = self._claims.get((group, channel))
