@@ -457,7 +457,8 @@ class Topology:
         """End unless RabbitMQ sends anything, as it should at once: one that stands still does not.
 
         Bindings, and confirms of messages to other nodes' queues, may wait for a node that is lost.
-        To set the window again needs none but this one.
+        To set the window again needs none but this one. What is large may take its time on the way
+        there: while the socket takes no more, silence says nothing.
         """
         if self._pinging:
             return
@@ -467,7 +468,7 @@ class Topology:
 
         def listen() -> None:
             self._pinging = False
-            if self.blocked is None and self.protocol.received == received:
+            if self.usable and self.protocol.received == received:
                 self._give_up(f"RabbitMQ sent nothing for {longest:g} s")
 
         self._consumer.call(self._prefetch()).add_done_callback(retrieve)

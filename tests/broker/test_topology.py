@@ -398,6 +398,32 @@ async def test_node_that_stands_still(
         await asyncio.wait_for(topology.protocol.closed, 1)
 
 
+async def test_silence_while_the_socket_is_full(
+    rabbit: FakeRabbit, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large message on a slow network, or an alarm, is no reason to leave a node."""
+    topology = await start(port)
+    (link,) = rabbit.links
+    rabbit.silent = (object,)
+    timers: list[Callable[[], None]] = []
+    monkeypatch.setattr(topology._timers, "call_later", lambda _, callback: timers.append(callback))
+
+    def ping_in_vain() -> bool:
+        topology._ping()
+        timers.pop()()
+        return topology.ended.done()
+
+    topology.protocol.pause_writing()
+    assert not ping_in_vain()
+    topology.protocol.resume_writing()
+    link.peer.send(0, Connection.Blocked("an alarm"))
+    await until(lambda: topology.blocked)
+    assert not ping_in_vain()
+    link.peer.send(0, Connection.Unblocked())
+    await until(lambda: topology.blocked is None)
+    assert ping_in_vain()
+
+
 async def test_node_that_waits_for_another(
     rabbit: FakeRabbit, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
