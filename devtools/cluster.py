@@ -12,11 +12,12 @@ https://www.rabbitmq.com/docs/partitions
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
-from devtools.broker import Broker
+from devtools.broker import Broker, BrokerError
 
 #: Nodes of a cluster: the least number of which one can be lost.
 SIZE = 3
@@ -24,6 +25,18 @@ SIZE = 3
 NET_TICKTIME = 15
 #: Seconds for each step of joining; on a busy machine a minute is not enough.
 JOIN_TIMEOUT = 300
+
+#: Asks each of some nodes: whether it runs, which others it is connected to, and, up to RabbitMQ
+#: 4.1, whether it is in a partition. (Later ones do not know that function.)
+_WHOLE = """
+Nodes = [%s],
+Ask = fun(Node, Module, Name) -> rpc:call(Node, Module, Name, [], 5000) end,
+lists:all(fun(Node) ->
+    Ask(Node, rabbit, is_running) =:= true
+    andalso Nodes -- [Node | Ask(Node, erlang, nodes)] =:= []
+    andalso [] =:= [lost || [_ | _] <- [Ask(Node, rabbit_node_monitor, partitions)]]
+end, Nodes).
+"""
 
 
 class Cluster:
@@ -85,21 +98,35 @@ class Cluster:
         """Undo ``cut_off()``.
 
         It connects to all others at once: where nodes find each other one after the other, RabbitMQ
-        3.10 may restart the wrong one under ``autoheal``, and take more than a minute.
+        3.10 may restart the wrong ones under ``autoheal``, and take more than a minute.
         """
         self._set_cookie(node, "erlang:get_cookie()", "net_kernel:connect_node(N)")
 
-    def rejoin(self, node: Broker) -> None:
-        """Restart RabbitMQ on *node*, as an operator has to where a partition does not heal."""
-        node.ctl("stop_app")
-        node.ctl("start_app")
-        self.wait_whole(node)
+    def make_whole(self, node: Broker, patience: float = 0.0) -> None:
+        """Have *node*, which the others had lost, as one of them again.
 
-    def wait_whole(self, node: Broker) -> None:
-        """Return once *node*, which the others had lost, takes connections as one of them."""
-        node.wait_until_ready()
-        other = next(other for other in self.nodes if other is not node)
-        other.ctl("await_online_nodes", str(len(self.nodes)))
+        Where they do not come together by themselves within *patience* seconds, RabbitMQ is
+        restarted on *node* and, if need be, on the others, as an operator has to.
+        """
+        due = time.monotonic() + patience
+        while not self.whole:
+            if time.monotonic() >= due:
+                break
+            time.sleep(0.5)
+        for split in (node, *self.nodes):
+            if self.whole:
+                return
+            split.ctl("stop_app")
+            split.ctl("start_app")
+
+    @property
+    def whole(self) -> bool:
+        """Whether RabbitMQ runs on every node, and none of them has lost another."""
+        nodes = ", ".join(f"'{node.node}'" for node in self.nodes)
+        try:
+            return self.nodes[0].ctl("eval", _WHOLE % nodes).strip() == "true"
+        except BrokerError:
+            return False  # a node is gone, and does not answer
 
     def _set_cookie(self, node: Broker, cookie: str, then: str) -> None:
         others = ", ".join(f"'{other.node}'" for other in self.nodes if other is not node)

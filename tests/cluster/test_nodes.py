@@ -15,7 +15,11 @@ from devtools.cluster import Cluster
 
 from .traffic import SEND_TIMEOUT, Traffic, traffic
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+#: Seconds for RabbitMQ to heal a partition; 3.10 under ``autoheal`` may need a second round, which
+#: begins a minute later. After that its nodes are restarted, as operators do.
+HEALED = 60
 
 
 async def on_node(node: Broker, cluster: Cluster, **config: Any) -> RabbitmqChannelLayer:
@@ -122,8 +126,8 @@ async def test_partition(
                 back = await flowing.back(time.time(), deaf=() if stops else [0])
             finally:
                 await asyncio.to_thread(cluster.heal, node)
+            await asyncio.to_thread(cluster.make_whole, node, HEALED)
             healed = await flowing.back(time.time())
-            await asyncio.to_thread(cluster.wait_whole, node)
         await ends_well(flowing, capsys, back=back, healed=healed)
 
 
@@ -143,5 +147,5 @@ async def test_node_that_freezes(cluster: Cluster, capsys: pytest.CaptureFixture
             finally:
                 node.resume()
             if await asyncio.to_thread(lambda: node.version) < (4, 2):
-                await asyncio.to_thread(cluster.rejoin, node)
+                await asyncio.to_thread(cluster.make_whole, node)
         await ends_well(flowing, capsys, back=back)
