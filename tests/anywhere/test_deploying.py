@@ -76,6 +76,7 @@ def test_rabbitmq_health_check(broker: Broker) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 @pytest.mark.skipif(importlib.util.find_spec("uvicorn") is None, reason="needs uvicorn")
 @pytest.mark.parametrize("origin", ["compose", "kubernetes"])
 async def test_web_and_its_probes(

@@ -15,7 +15,7 @@ from tests.helpers.rabbit import MakeLayer
 from tests.helpers.site import HOST, free_port, make_site, said, serving, visit
 from tests.helpers.waiting import until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 @pytest.mark.skipif(django.VERSION < (5, 0), reason="Django 4.2 does not end a view without client")

@@ -12,6 +12,7 @@ from tests.helpers.site import PAGE, free_port, make_site, said, serving, visit
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 async def test_start_here(amqp_url: str, tmp_path: Path) -> None:
     """Two servers of a new project talk to each other's websockets, and a shell to both."""
     site = make_site(tmp_path, amqp_url)

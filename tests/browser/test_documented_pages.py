@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -25,6 +26,7 @@ def _lines(window: Chrome) -> list[str]:
     return [item.text for item in window.find_elements(By.TAG_NAME, "li")]
 
 
+@pytest.mark.timeout(180)
 async def test_a_line_reaches_both_pages(
     browser: tuple[str, str], broker: Broker, tmp_path: Path
 ) -> None:

@@ -62,7 +62,7 @@ def serving(site: Path, command: str | Sequence[str]) -> AbstractContextManager[
 
 @asynccontextmanager
 async def visit(
-    server: Process, port: str | int, timeout: float = 40, origin: str | None = None
+    server: Process, port: str | int, timeout: float = 60, origin: str | None = None
 ) -> AsyncIterator[websockets.ClientConnection]:
     """A websocket to the chat, as its page opens it, once the server is there."""
     address = f"{HOST}:{port}"
