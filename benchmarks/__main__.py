@@ -137,6 +137,7 @@ def report(results: Results, *, to_page: bool) -> int:
         draw(file, directory)
     if to_page:
         write_between(PAGE, page([Results.load(kept) for kept in kept_results()], directory))
+        scaling.main(["--page"])
     print(f"Results and charts: {os.path.relpath(directory)}")
     return 0
 
