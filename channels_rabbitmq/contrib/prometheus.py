@@ -19,14 +19,21 @@ from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
 from channels.layers import channel_layers
-from prometheus_client import REGISTRY, CollectorRegistry, Counter
-from prometheus_client.metrics_core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
-from prometheus_client.registry import Collector
+
+try:
+    from prometheus_client import REGISTRY, CollectorRegistry, Counter
+    from prometheus_client.metrics_core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        InfoMetricFamily,
+        Metric,
+    )
+    from prometheus_client.registry import Collector
+except ImportError as err:
+    raise ImportError(
+        f'{__name__} needs an extra: pip install "channels_rabbitmq[prometheus]" ({err})',
+        name=err.name,
+    ) from err
 
 from ..core import RabbitmqChannelLayer
 from ..events import Event

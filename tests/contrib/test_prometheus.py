@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import re
 import subprocess
@@ -199,3 +200,16 @@ def test_nothing_is_paid_when_off() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("extra", ["prometheus", "opentelemetry"])
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, extra: str) -> None:
+    """Where what it brings is not installed, the import says which extra that is."""
+    module = f"channels_rabbitmq.contrib.{extra}"
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    package = {"prometheus": "prometheus_client"}.get(extra, extra)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError) as caught:
+        importlib.import_module(module)
+    assert f'{module} needs an extra: pip install "channels_rabbitmq[{extra}]"' in str(caught.value)
+    assert caught.value.name == package
