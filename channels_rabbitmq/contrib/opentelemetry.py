@@ -21,20 +21,28 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import Any
 
-from opentelemetry import propagate, trace
-from opentelemetry.trace import Link, SpanKind
-from opentelemetry.util.types import AttributeValue
+try:
+    from opentelemetry import propagate, trace
+    from opentelemetry.trace import Link, SpanKind
+    from opentelemetry.util.types import AttributeValue
+except ImportError as err:
+    raise ImportError(
+        f'{__name__} needs an extra: pip install "channels_rabbitmq[opentelemetry]" ({err})',
+        name=err.name,
+    ) from err
 
 from ..amqp.headers import PropertiesBody, encode_headers, read_headers
-from ..config.options import DEFAULT_HOST, OtherOptions
 from ..core import RabbitmqChannelLayer
 from ..events import Event
 from ..wire.messages import Envelope
 from ..wire.serializers import Codec
 
 __all__ = ["TracedChannelLayer", "add_event_to_span"]
+
+#: Uses whichever provider is set, also where that is set later.
+_tracer = trace.get_tracer("channels_rabbitmq")
 
 #: What a received message has its sender's context in, until ``receive()`` takes that out.
 _CONTEXT_KEY = "__channels_rabbitmq_context__"
@@ -48,17 +56,6 @@ class _Traced(bytes):
 
 class TracedChannelLayer(RabbitmqChannelLayer):
     """A :class:`.RabbitmqChannelLayer` whose messages are traced from process to process."""
-
-    def __init__(
-        self,
-        host: str | list[str] | tuple[str, ...] = DEFAULT_HOST,
-        **config: Unpack[OtherOptions],
-    ) -> None:
-        self._tracer = trace.get_tracer("channels_rabbitmq")
-        try:
-            super().__init__(host, **config)
-        finally:
-            del host, config  # as there: they hold passwords
 
     def _make_codec(self) -> Codec:
         codec = super()._make_codec()
@@ -76,14 +73,14 @@ class TracedChannelLayer(RabbitmqChannelLayer):
 
     async def send(self, channel: str, message: Mapping[str, Any]) -> None:
         """The same as :meth:`.RabbitmqChannelLayer.send`, in a producer span."""
-        with self._tracer.start_as_current_span(
+        with _tracer.start_as_current_span(
             "send", kind=SpanKind.PRODUCER, attributes=_attributes("send", channel)
         ):
             await super().send(channel, message)
 
     async def group_send(self, group: str, message: Mapping[str, Any]) -> None:
         """The same as :meth:`.RabbitmqChannelLayer.group_send`, in a producer span."""
-        with self._tracer.start_as_current_span(
+        with _tracer.start_as_current_span(
             "group_send", kind=SpanKind.PRODUCER, attributes=_attributes("send", group)
         ):
             await super().group_send(group, message)
@@ -109,7 +106,7 @@ class TracedChannelLayer(RabbitmqChannelLayer):
 
     def _trace_received(self, channel: str, message: dict[str, Any]) -> None:
         links = _links(message.pop(_CONTEXT_KEY, None))
-        self._tracer.start_span(
+        _tracer.start_span(
             "receive",
             kind=SpanKind.CONSUMER,
             links=links,

@@ -56,13 +56,20 @@ def found(
     config: object, backend: str = BACKEND, *, deploy: bool = False
 ) -> list[tuple[str, CheckMessage]]:
     """What the checks say of one layer, each after the last part of its id."""
+    return found_in_entry({"BACKEND": backend, "CONFIG": config}, deploy=deploy)
+
+
+def found_in_entry(
+    entry: dict[str, object], *, deploy: bool = False
+) -> list[tuple[str, CheckMessage]]:
+    """The same, of a whole entry of CHANNEL_LAYERS."""
     check = checks.check_deployment if deploy else checks.check_layers
-    with override_settings(CHANNEL_LAYERS={"web": {"BACKEND": backend, "CONFIG": config}}):
+    with override_settings(CHANNEL_LAYERS={"web": entry}):
         messages = check()
     for message in messages:
         assert message.id is not None
         assert message.hint
-        assert message.msg.startswith("CHANNEL_LAYERS['web']: ")
+        assert re.match(r"CHANNEL_LAYERS\['web'\](\['TEST_CONFIG'\])?: ", message.msg)
         assert SECRET not in f"{message.msg} {message.hint} {message!r}"
     return [(str(message.id).removeprefix("channels_rabbitmq."), message) for message in messages]
 
@@ -93,6 +100,16 @@ ERRORS = [
     ([SECRET], "E008", "CONFIG must be a dict, not a list"),
 ]
 
+#: Of other keys of an entry than BACKEND and CONFIG.
+ENTRIES = [
+    ({"OPTIONS": {"host": SECRET}}, "E009", r"key 'OPTIONS' is not read; did you mean 'CONFIG'\?"),
+    ({"Config": {}}, "E009", r"key 'Config' is not read; did you mean 'CONFIG'\?"),
+    ({"CONFIG": {}, "OPTIONS": {}}, "E009", "key 'OPTIONS' is not read\\.$"),
+    ({"TEST_CONFG": {}}, "E009", r"did you mean 'TEST_CONFIG'\?"),
+    ({"TEST_CONFIG": {"expiri": 5}}, "E001", r"\['TEST_CONFIG'\]: Option 'expiri' is not known"),
+    ({"TEST_CONFIG": [SECRET]}, "E008", "TEST_CONFIG must be a dict, not a list"),
+]
+
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,13 +124,53 @@ def test_errors(config: object, expected: str, says: str) -> None:
     assert name == expected
     assert re.search(says, message.msg)
     assert message.is_serious()
-    assert found(config, deploy=True) == []
+
+
+@pytest.mark.parametrize(("entry", "expected", "says"), ENTRIES)
+def test_entries(entry: dict[str, object], expected: str, says: str) -> None:
+    """A key that Channels does not read is an error, and TEST_CONFIG is checked as CONFIG is."""
+    ((name, message),) = found_in_entry({"BACKEND": BACKEND, **entry})
+    assert name == expected
+    assert re.search(says, message.msg)
+
+
+def test_sound_entry() -> None:
+    """Nothing is said of options for tests that are sound, nor warned of what only tests have."""
+    entry: dict[str, object] = {
+        "BACKEND": BACKEND,
+        "CONFIG": {"host": "amqp://me@localhost"},
+        "TEST_CONFIG": {"host": "amqp://a"},
+    }
+    assert found_in_entry(entry) == found_in_entry(entry, deploy=True) == []
+    subclass = {**entry, "BACKEND": f"{__name__}.FromName", "CONFIG": {"name": "a"}}
+    assert found_in_entry({**subclass, "TEST_CONFIG": {"name": "b"}}) == []
+    ((name, message),) = found_in_entry({**subclass, "TEST_CONFIG": {"name": "broken"}})
+    assert (name, "['TEST_CONFIG']: " in message.msg) == ("E008", True)
 
 
 def test_everything_at_once() -> None:
     """All that is wrong is reported, not only what is found first."""
     config = {"expiri": 5, "hosts": [], "expiry": 0, "capacity": 0, "host": ["redis://a", "amqp:"]}
     assert ids(config) == ["E001", "E002", "E003", "E003", "E004", "E004"]
+    config = {"expiri": 5, "on_event": "no.where", "serializer_format": "no.such.Serializer"}
+    assert ids(config) == ["E001", "E007", "E007"]
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"expiri": 5}, ["W002"]),
+        ({"host": ["redis://a", "amqp://me@b"]}, ["W001"]),
+        ({"host": ["redis://a"]}, []),
+        ({"host": 5}, []),
+        ({"host": "amqp://a", "ssl_context": SECRET}, ["W002"]),
+        ([SECRET], []),
+    ],
+)
+def test_warnings_beside_errors(config: object, expected: list[str]) -> None:
+    """An error in one option hides no warning of another, and makes none up."""
+    assert ids(config, deploy=True) == expected
+    assert any(name.startswith("E") for name in ids(config))
 
 
 @pytest.mark.parametrize("config", [config for config, *_ in ERRORS if isinstance(config, dict)])
@@ -135,6 +192,7 @@ def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     ((name, message),) = found(config)
     assert name == "E006"
+    assert ids({**config, "expiri": 5}) == ["E001", "E006"]
     assert 'pip install "channels_rabbitmq[cryptography]"' in str(message.hint)
 
 
@@ -212,10 +270,28 @@ def test_subclasses(layers: dict[str, object]) -> None:
     ],
 )
 def test_backend_that_is_none(path: str) -> None:
-    """What is in this package and no layer is an error, whose hint has the right path."""
+    """What is in this package and no layer is quoted in an error, with the right path."""
     ((name, message),) = found({}, path)
     assert name == "E008"
+    assert f"BACKEND {path!r} " in message.msg
+    assert message.msg.endswith(f"; did you mean {BACKEND!r}?")
     assert BACKEND in str(message.hint)
+
+
+def test_traced_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its extra, the layer that traces names that; misspelt, it is suggested."""
+    path = "channels_rabbitmq.contrib.opentelemetry.TracedChannelLayer"
+    assert ids({}, path) == []
+    assert ids({"expiri": 5, "expiry": 0}, path) == ["E001", "E003"]
+    ((name, message),) = found({}, path.replace("Traced", "Tracing"))
+    assert (name, message.msg.endswith(f"; did you mean {path!r}?")) == ("E008", True)
+    monkeypatch.delitem(sys.modules, "channels_rabbitmq.contrib.opentelemetry")
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    ((name, message),) = found({}, path)
+    assert name == "E008"
+    assert f"BACKEND {path!r} cannot be imported: " in message.msg
+    assert 'pip install "channels_rabbitmq[opentelemetry]"' in message.msg
+    assert "did you mean" not in message.msg
 
 
 def test_layers_of_others(layers: dict[str, object]) -> None:
@@ -254,7 +330,9 @@ def test_every_check_is_documented() -> None:
     )
     source = Path(checks.__file__).read_text(encoding="utf-8")
     assert headings == set(checks.HINTS) == set(re.findall(r'"([EW]\d{3})"', source))
-    tested = {name for _, name, _ in ERRORS} | {name for _, names in WARNINGS for name in names}
+    tested = {name for _, name, _ in [*ERRORS, *ENTRIES]} | {
+        name for _, names in WARNINGS for name in names
+    }
     assert headings == tested | {"E006"}
 
 
