@@ -154,7 +154,7 @@ class Bindings:
         if binding.state is BindingState.BOUND:
             waiter.set_result(None)
         else:
-            binding.waiters.append(waiter)
+            binding.add_waiter(waiter)
             if not self._pump_scheduled:
                 self._schedule_pump()
         return waiter
@@ -335,8 +335,10 @@ class Bindings:
     # Timers
 
     def _watch_lingering(self) -> None:
+        if self._watches_lingering:
+            return
         due = self._table.next_due
-        if due is not None and not self._watches_lingering:
+        if due is not None:
             self._watches_lingering = True
             self._timers.call_at(due, self._lingered)
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import enum
 import itertools
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Iterator
+
+#: What nobody needs is kept up to so many, before the rest is looked through.
+_CROWD = 64
 
 
 class BindingState(enum.Enum):
@@ -29,15 +32,25 @@ class BindingState(enum.Enum):
 class Binding:
     """One routing key's."""
 
-    __slots__ = ("key", "state", "waiters", "wanted")
+    __slots__ = ("_crowd", "key", "state", "waiters", "wanted")
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.state = BindingState.WAITING
         #: Whether the key is to be bound, whatever it is just now.
         self.wanted = True
-        #: Those who wait until it is bound, or not wanted any more.
+        #: Those who wait until it is bound, or not wanted any more; some may have given up.
         self.waiters: list[asyncio.Future[None]] = []
+        #: With so many, those who gave up are looked for.
+        self._crowd = _CROWD
+
+    def add_waiter(self, waiter: asyncio.Future[None]) -> None:
+        """Have it told once it is bound, or not wanted any more."""
+        if len(self.waiters) >= self._crowd:
+            # RabbitMQ may answer nothing for hours, during an alarm.
+            self.waiters = [each for each in self.waiters if not each.done()]
+            self._crowd = _CROWD + 2 * len(self.waiters)
+        self.waiters.append(waiter)
 
 
 class BindingTable:
@@ -72,10 +85,11 @@ class BindingTable:
         self.waiting = 0
         #: How many RabbitMQ has not confirmed yet, of those that are wanted or were asked for.
         self.unconfirmed = 0
-        #: Those that linger, with when each is to go; oldest first.
-        self._lingering: dict[str, float] = {}
+        #: Those that linger, with when each is to go; oldest first. (In a dict, what was deleted
+        #: at the front is walked over each time that the first is looked for.)
+        self._lingering: OrderedDict[str, float] = OrderedDict()
         #: Those of them that are to go now.
-        self._leaving: dict[str, None] = {}
+        self._leaving: OrderedDict[str, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._bindings)
@@ -157,6 +171,9 @@ class BindingTable:
             self.waiting -= 1
             self.unconfirmed -= 1
             self._forget(binding)
+            if len(self._line) > _CROWD + 2 * self.waiting:
+                waiting = (each for each in self._line if each.state is BindingState.WAITING)
+                self._line = deque(waiting)
         elif binding.state is BindingState.BOUND:
             self._let_linger(binding, now)
         elif binding.state is BindingState.UNBINDING:
@@ -248,8 +265,7 @@ class BindingTable:
         binding.state = BindingState.LINGERING
         self._lingering[binding.key] = now + self._linger
         if len(self._lingering) > self._most_lingering:
-            oldest = next(iter(self._lingering))
-            del self._lingering[oldest]
+            oldest, _ = self._lingering.popitem(last=False)
             self._leaving[oldest] = None
 
     def _tell(self, binding: Binding) -> None:

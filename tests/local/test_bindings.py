@@ -105,7 +105,7 @@ async def test_who_waits(table: BindingTable) -> None:
     loop = asyncio.get_running_loop()
     waiters: list[asyncio.Future[None]] = [loop.create_future() for _ in range(4)]
     for key, waiter in zip("aabc", waiters, strict=True):
-        table.join(key).waiters.append(waiter)
+        table.join(key).add_waiter(waiter)
     waiters[1].cancel()
     table.leave("b", 0)
     assert [waiter.done() for waiter in waiters] == [False, True, True, False]
@@ -113,6 +113,24 @@ async def test_who_waits(table: BindingTable) -> None:
     assert waiters[0].result() is None
     table.fail(LookupError())
     assert isinstance(waiters[3].exception(), LookupError)
+
+
+async def test_nothing_is_kept_of_who_gave_up(table: BindingTable) -> None:
+    """While RabbitMQ answers nothing, joins that end leave nothing: 100,000 futures and entries."""
+    loop = asyncio.get_running_loop()
+    bound = table.join("a")
+    for number in range(1000):
+        table.join(f"b{number}")
+        table.leave(f"b{number}", 0)
+        waiter: asyncio.Future[None] = loop.create_future()
+        bound.add_waiter(waiter)
+        waiter.cancel()
+    staying: asyncio.Future[None] = loop.create_future()
+    bound.add_waiter(staying)
+    assert len(bound.waiters) < 200
+    assert len(table._line) < 200
+    assert bind_all(table) == ["a"]
+    assert staying.done()
 
 
 class Story(RuleBasedStateMachine):
