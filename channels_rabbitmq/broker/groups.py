@@ -20,6 +20,8 @@ from .topology import Topology
 
 logger = logging.getLogger(__name__)
 
+#: So many joins of groups that are bound are done before the event loop has a turn.
+_AT_ONCE = 200
 #: Memberships past ``group_expiry`` are ended at most once in so many seconds.
 _EXPIRY_PRECISION = 0.25
 
@@ -53,6 +55,8 @@ class Groups:
         #: Whether memberships end by themselves, and a timer runs for the one that ends next.
         self._expires = options.group_expiry > 0
         self._watches_expiry = False
+        #: Joins without a turn of the event loop, at least so many of late.
+        self._at_once = 0
         self._warn_binding = RateLimitedWarning(NamedLogger(logger, options.connection_name))
         self._watch_expiry()
 
@@ -80,6 +84,12 @@ class Groups:
             self._memberships.establish(group, channel, now)
             if self._expires:
                 self._watch_expiry()
+            self._at_once += 1
+            if self._at_once >= _AT_ONCE:
+                # Else a plain loop of joins would keep the event loop from all else, such as
+                # hearing that the connection is lost.
+                self._at_once = 0
+                await asyncio.sleep(0)
             return
         mine = claim or object()
         self._memberships.claim(group, channel, mine, now)

@@ -95,6 +95,24 @@ async def test_left_meanwhile(here: Process, rabbit: FakeRabbit) -> None:
     assert members(here) == []
 
 
+async def test_a_plain_loop_of_joins(here: Process, rabbit: FakeRabbit) -> None:
+    """Joins of a group that is bound let other tasks run; not one turn was left to them."""
+    await here.groups.add("room", "channels_a!x")
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    for _ in range(2000):
+        await here.groups.add("room", "channels_a!y")
+    task.cancel()
+    assert turns >= 9
+
+
 class TestCancelling:
     """Calls that are cancelled, alone or beside others."""
 
