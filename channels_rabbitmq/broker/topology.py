@@ -193,6 +193,7 @@ class Topology:
         Whatever it raises, the connection is of no use to the layer then.
         """
         # What is sent to the process's own queue before that is declared would be lost.
+        self._names.lose_all()
         self._names.away.add(self._queue_name)
         await self._declare_exchange()
         self._opened_at = self._loop.time()
@@ -306,6 +307,7 @@ class Topology:
                 bound = self.bindings.join(routing_key)
                 bound.add_done_callback(retrieve)
                 await asyncio.wait({bound}, timeout=left)
+                bound.cancel()
 
     def require_live(self) -> None:
         """Raise :class:`.ConnectionClosed` if it has ended."""

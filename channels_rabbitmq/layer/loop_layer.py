@@ -136,6 +136,7 @@ class LoopLayer:
     async def _publish_when_ready(self, exchange: str, routing_key: str, body: bytes) -> None:
         timeout = self._options.send_timeout
         sent = False
+        waited: Topology | None = None
         try:
             async with asyncio.timeout(timeout):
                 while True:
@@ -149,8 +150,10 @@ class LoopLayer:
                         if routing_key in self._names.away and not exchange:
                             await self._wait_back(routing_key, topology)
                             continue
-                        if exchange and topology is not self.recovery.topology:
+                        if exchange and topology not in (waited, self.recovery.topology):
+                            waited = topology
                             await topology.wait_own(routing_key)
+                            continue  # it may have ended meanwhile, or be blocked
                         sent = True
                         await topology.publish(exchange, routing_key, body)
                         return

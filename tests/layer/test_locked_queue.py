@@ -100,6 +100,30 @@ async def test_groups_go_on_on_another_queue(
     await until(lambda: rabbit.bound() == {"room": [second]})
 
 
+async def test_earlier_name_while_starting(
+    rabbit: Locking, layer: RabbitmqChannelLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is sent to an earlier name waits until its queue is back; it was lost once."""
+    old = await layer.new_channel()
+    await layer.group_add("room", old)
+    first, second = await lose(rabbit, layer)
+    rabbit.locked.clear()
+    await layer.send(old, {"type": "before"})
+    assert await layer.receive(old) == {"type": "before"}
+    monkeypatch.setattr(topology, "_LOCKED_PATIENCE", 60.0)
+    rabbit.locked.add(second)
+    declared = rabbit.declared(second)
+    rabbit.cut()
+    await until(lambda: rabbit.declared(second) > declared)
+    sending = asyncio.create_task(layer.send(old, {"type": "meanwhile"}))
+    await layer.send("channels_nobody!x", {})  # goes out after all that was sent before
+    assert first not in rabbit.queues
+    rabbit.locked.clear()
+    await sending
+    async with asyncio.timeout(5):
+        assert await layer.receive(old) == {"type": "meanwhile"}
+
+
 async def test_one_queue_again(rabbit: Locking, layer: RabbitmqChannelLayer) -> None:
     """The queue of an earlier name goes when no channel of it is used, and comes back if one is."""
     old = await layer.new_channel()

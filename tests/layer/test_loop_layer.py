@@ -36,6 +36,8 @@ class Scripted(Topology):
         self.confirms = True
         #: Not None once the connection is lost.
         self.lost: Exception | None = None
+        #: Set once the process hears of the groups that it sends to.
+        self.bound = asyncio.Event()
 
     @property
     def usable(self) -> bool:
@@ -59,6 +61,9 @@ class Scripted(Topology):
             if self.confirms:
                 self.loop.call_soon(lambda: future.done() or future.set_result(None))
         return future
+
+    async def wait_own(self, routing_key: str) -> None:
+        await self.bound.wait()
 
     def lose(self) -> None:
         """Lose the connection. Recovery has yet to notice."""
@@ -229,6 +234,33 @@ async def test_publish_on_a_lost_connection_yields(make: Make) -> None:
     await until(lambda: sent > 3)
     assert len(live.published) >= sent
     sending.cancel()
+
+
+async def test_publish_that_waited_for_a_binding(make: Make) -> None:
+    """Meanwhile the connection may be lost; it failed, "on its way" though nothing was written."""
+    loop_layer = make(send_timeout=5)
+    loop_layer.recovery.publishing = starting = Scripted()
+    sending = asyncio.ensure_future(loop_layer.publish("groups", "room", b"body"))
+    await asyncio.sleep(0)
+    starting.lose()
+    loop_layer.recovery.topology = loop_layer.recovery.publishing = live = Scripted()
+    starting.bound.set()
+    await sending
+    assert not starting.published
+    assert live.published == [("groups", "room", b"body")]
+
+
+async def test_alarm_while_it_waits_for_a_binding(make: Make) -> None:
+    """A publish that waited ends if RabbitMQ has an alarm by then; it went out into that."""
+    loop_layer = make(send_timeout=5)
+    loop_layer.recovery.publishing = starting = Scripted()
+    sending = asyncio.ensure_future(loop_layer.publish("groups", "room", b"body"))
+    await asyncio.sleep(0)
+    starting.alarm = "low on memory"
+    starting.bound.set()
+    with pytest.raises(NotConnected, match="low on memory"):
+        await sending
+    assert not starting.published
 
 
 # Deliveries
