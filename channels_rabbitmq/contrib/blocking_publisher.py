@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import contextlib
 import os
 import random
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 
 from ..amqp.connect import connect, resolve
 from ..amqp.endpoint import Endpoint
@@ -32,8 +32,6 @@ from ..layer.loop_thread import LoopThread
 from .cloud_events import EncodedEvent
 
 __all__ = ["BlockingPublisher"]
-
-_T = TypeVar("_T")
 
 #: How long an answer of RabbitMQ counts as proof that it is well, in seconds.
 _FRESH = 1.0
@@ -90,13 +88,13 @@ class BlockingPublisher:
         if RabbitMQ refused it or what it is published to. Whether a message arrived that was not
         confirmed is not known.
         """
-        self._run(lambda link: link.publish(exchange, routing_key, event), timeout)
+        self._run(lambda link: link.publish(exchange, routing_key, event, timeout), timeout)
 
     def check(self, *, timeout: float) -> None:
         """Raise what :meth:`publish` raises unless RabbitMQ answers, or just did."""
         link = self._running.link
         if link is None or not link.is_fresh():
-            self._run(_Link.check, timeout)
+            self._run(lambda link: link.check(timeout), timeout)
 
     def close(self) -> None:
         """Close the connection. The next call makes another."""
@@ -112,16 +110,18 @@ class BlockingPublisher:
         self._lock = threading.Lock()
         self._running.disown()
 
-    def _run(self, operation: Callable[[_Link], Awaitable[_T]], timeout: float) -> _T:
+    def _run(
+        self, operation: Callable[[_Link], Coroutine[object, object, None]], timeout: float
+    ) -> None:
         thread, link = self._start()
-        call = link.limited(operation, timeout)
+        call = operation(link)
         try:
             future = asyncio.run_coroutine_threadsafe(call, thread.loop)
         except RuntimeError:  # closed meanwhile, by another thread
             call.close()
             raise ConnectionClosed("the connection is closed") from None
         try:
-            return future.result(timeout + _THREAD_MARGIN)
+            future.result(timeout + _THREAD_MARGIN)
         except concurrent.futures.CancelledError:
             raise ConnectionClosed("the connection is closed") from None
         except TimeoutError:
@@ -164,6 +164,19 @@ class _Running:
         self.thread = self.link = None
 
 
+class _Call:
+    """One publish or check, as far as its time-out is about the connection."""
+
+    __slots__ = ("asked", "is_check", "sent")
+
+    def __init__(self, *, is_check: bool = False) -> None:
+        self.is_check = is_check
+        #: The connection on which it waits for an answer; not one that another call still makes.
+        self.asked: Connection | None = None
+        #: Whether its message was given to RabbitMQ.
+        self.sent = False
+
+
 class _Link:
     """The connection, on the thread's loop."""
 
@@ -184,32 +197,60 @@ class _Link:
         self._connection: Connection | None = None
         #: The connection on which all is declared; None if that is to be done again.
         self._prepared: Connection | None = None
+        #: How many publishes are under way.
+        self._publishes = 0
         #: When RabbitMQ last answered, by the loop's clock.
         self._answered = -_FRESH
-        #: Until when calls fail at once, and with what.
+        #: Until when calls, and until when checks, fail at once, and with what.
         self._held_off = 0.0
+        self._checks_held_off = 0.0
         self._failure = ""
         # Its cancellation, as the thread stops, closes the connection.
         task = loop.create_task(self._close_in_the_end())
         _tasks.add(task)
         task.add_done_callback(_tasks.discard)
 
-    async def limited(self, operation: Callable[[_Link], Awaitable[_T]], timeout: float) -> _T:
-        """Do something within a time; a connection that is silent for as long is given up."""
+    async def publish(
+        self, exchange: str, routing_key: str, event: EncodedEvent, timeout: float
+    ) -> None:
+        call = _Call()
+        self._publishes += 1
+        try:
+            async with self._limited(call, timeout):
+                await self._publish(call, exchange, routing_key, event)
+        finally:
+            self._publishes -= 1
+
+    async def check(self, timeout: float) -> None:
+        call = _Call(is_check=True)
+        async with self._limited(call, timeout):
+            connection = await self._open(call)
+            if not self.is_fresh():
+                # Every virtual host has this exchange, and asking for it needs no permission.
+                await connection.exchange_declare("amq.direct", passive=True)
+                self._answered = self._loop.time()
+
+    @contextlib.asynccontextmanager
+    async def _limited(self, call: _Call, timeout: float) -> AsyncIterator[None]:
+        """Limit a call's time; a connection that has answered it nothing for as long is given up.
+
+        A check, whose time may be shorter, leaves the connection to publishes that still wait.
+        """
         try:
             async with asyncio.timeout(timeout):
-                return await operation(self)
+                yield
         except TimeoutError:
-            connection = self._connection
-            if connection is not None:
-                connection.protocol.abort()
+            if call.asked is not None and not (call.is_check and self._publishes):
+                call.asked.protocol.abort()
             raise NotConnected(
-                f"RabbitMQ did not answer within {timeout:g} s",
-                sent=connection is not None and connection is self._prepared,
+                f"RabbitMQ did not answer within {timeout:g} s", sent=call.sent
             ) from None
 
-    async def publish(self, exchange: str, routing_key: str, event: EncodedEvent) -> None:
-        connection = await self._open()
+    async def _publish(
+        self, call: _Call, exchange: str, routing_key: str, event: EncodedEvent
+    ) -> None:
+        connection = await self._open(call)
+        call.sent = True
         confirm = connection.publish(
             event.body,
             exchange_name=exchange,
@@ -243,23 +284,16 @@ class _Link:
             and self._loop.time() - self._answered < _FRESH
         )
 
-    async def check(self) -> None:
-        connection = await self._open()
-        if self.is_fresh():
-            return
-        # Every virtual host has this exchange, and asking for it needs no permission.
-        await connection.exchange_declare("amq.direct", passive=True)
-        self._answered = self._loop.time()
-
     def disown(self) -> None:
         if self._connection is not None:
             self._connection.protocol.disown()
 
-    async def _open(self) -> Connection:
+    async def _open(self, call: _Call) -> Connection:
         async with self._opening:
             connection = self._connection
             if connection is None or not connection.protocol.open:
-                connection = await self._connect()
+                connection = await self._connect(call)
+            call.asked = connection
             if connection is not self._prepared:
                 await self._prepare(connection)
                 self._prepared = connection
@@ -267,8 +301,9 @@ class _Link:
         _require_unblocked(connection, sent=False)
         return connection
 
-    async def _connect(self) -> Connection:
-        if self._loop.time() < self._held_off:
+    async def _connect(self, call: _Call) -> Connection:
+        held_off = self._checks_held_off if call.is_check else self._held_off
+        if self._loop.time() < held_off:
             raise NotConnected(self._failure)
         failures: list[str] = []
         try:
@@ -277,7 +312,7 @@ class _Link:
                 if connection is not None:
                     return connection
         except asyncio.CancelledError:  # out of time
-            self._hold_off([*failures, "no answer in time"])
+            self._hold_off([*failures, "no answer in time"], checks_only=call.is_check)
             raise
         self._hold_off(failures)
         raise NotConnected(self._failure)
@@ -301,9 +336,12 @@ class _Link:
                 return connection
         return None
 
-    def _hold_off(self, failures: list[str]) -> None:
+    def _hold_off(self, failures: list[str], *, checks_only: bool = False) -> None:
+        """Have calls fail at once; what a check had too little time for, a publish may do."""
         self._failure = f"Cannot connect to RabbitMQ. {'; '.join(failures)}"
-        self._held_off = self._loop.time() + _HOLD_OFF
+        self._checks_held_off = self._loop.time() + _HOLD_OFF
+        if not checks_only:
+            self._held_off = self._checks_held_off
 
     async def _close_in_the_end(self) -> None:
         try:

@@ -364,13 +364,73 @@ async def test_rabbitmq_away(proxy: Proxy, make: MakeBackend) -> None:
 async def test_a_batch_while_rabbitmq_is_silent(proxy: Proxy, make: MakeBackend) -> None:
     """Silence costs the time-out once, and not once for each event of a batch."""
     proxy.freeze()
-    backend = make(url=proxy.url, health_timeout=0.5)
-    began = time.monotonic()
-    checks = [await healthy(backend) for _ in range(20)]
-    assert checks == [False] * 20
-    assert time.monotonic() - began < 20 * 0.5
+    backend = make(url=proxy.url, health_timeout=0.5, publish_timeout=0.5)
+    for call in (healthy, publish):
+        began = time.monotonic()
+        for _ in range(20):
+            with contextlib.suppress(NotConnected):
+                assert not await call(backend)
+        assert time.monotonic() - began < 20 * 0.5
     with pytest.raises(NotConnected, match=r"no answer in time|did not answer"):
         await publish(backend)
+
+
+async def test_short_checks_leave_a_publish_its_time(
+    proxy: Proxy, make: MakeBackend, other: Any
+) -> None:
+    """What still waits for its confirm goes on waiting, on the same connection."""
+    queue = await bound(other)
+    backend = make(url=proxy.url, health_timeout=0.1)
+    assert await publish(backend) is True
+    await taken(other, queue)
+    link = backend._publisher._running.link
+    assert link is not None
+    proxy.freeze()
+    publishing = asyncio.ensure_future(publish(backend))
+    await until(lambda: link._publishes)
+    for _ in range(3):
+        link._answered -= 1.0  # or the check would ask nothing
+        assert not await healthy(backend)
+    assert not publishing.done()
+    proxy.thaw()
+    assert await publishing is True
+    assert proxy.accepted == 1
+    assert (await taken(other, queue)).body
+    assert (await other.basic_get(queue, no_ack=True)).delivery_tag is None
+
+
+async def test_short_checks_leave_connecting_its_time(
+    proxy: Proxy, make: MakeBackend, other: Any
+) -> None:
+    """Neither one that waits for another's connection ends that, nor what came of its own."""
+    await bound(other)
+    backend = make(url=proxy.url, health_timeout=0.1)
+    proxy.freeze()
+    assert not await healthy(backend)
+    publishing = asyncio.ensure_future(publish(backend))
+    await until(lambda: proxy.accepted == 2)
+    for _ in range(3):
+        assert not await healthy(backend)
+    assert not publishing.done()
+    proxy.thaw()
+    assert await publishing is True
+    assert proxy.accepted == 2
+
+
+async def test_silent_without_publishes(proxy: Proxy, make: MakeBackend) -> None:
+    """A check that alone had no answer gives the connection up."""
+    backend = make(url=proxy.url, health_timeout=0.5)
+    assert await until(lambda: healthy(backend))
+    link = backend._publisher._running.link
+    assert link is not None
+    assert link._connection is not None
+    protocol = link._connection.protocol
+    proxy.freeze()
+    link._answered -= 1.0
+    assert not await healthy(backend)
+    await until(lambda: not protocol.open)
+    proxy.thaw()
+    assert await until(lambda: healthy(backend))
 
 
 async def test_frozen(proxy: Proxy, make: MakeBackend, other: Any) -> None:
@@ -578,8 +638,11 @@ def backend_url(broker: Broker, vhost: str, user: str) -> str:
     return f"{broker.url}/{vhost}".replace("guest:guest", f"{user}:secret")
 
 
-async def test_keyboard_interrupt_gives_up(make: MakeBackend) -> None:
+async def test_keyboard_interrupt_gives_up(
+    make: MakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever ends the wait of the caller ends the call, too."""
+    monkeypatch.setattr(blocking_publisher, "_THREAD_MARGIN", 0.1)
     backend = make()
     started = threading.Event()
     gone: list[BaseException] = []
