@@ -15,15 +15,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
+from channels.exceptions import InvalidChannelLayerError
 from channels.layers import channel_layers
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import path
 
+from ..amqp.log import NamedLogger
 from ..core import RabbitmqChannelLayer
+from ..log import RateLimitedWarning
 
 __all__ = [
     "TIMEOUT",
@@ -40,6 +45,9 @@ TIMEOUT = 2.0
 
 _METHODS = ("GET", "HEAD")
 
+#: There is no connection that it could name.
+_warn_not_made = RateLimitedWarning(NamedLogger(logging.getLogger(__name__)))
+
 #: An ASGI application: https://asgi.readthedocs.io/en/latest/specs/main.html
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -48,13 +56,28 @@ AsgiApplication = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 async def check_layers(timeout: float = TIMEOUT) -> dict[str, bool]:
-    """Check every RabbitMQ layer in ``CHANNEL_LAYERS``, all at once; give the results by alias."""
-    layers = {alias: channel_layers[alias] for alias in getattr(settings, "CHANNEL_LAYERS", {})}
-    ours = {
-        alias: layer for alias, layer in layers.items() if isinstance(layer, RabbitmqChannelLayer)
-    }
+    """Check every RabbitMQ layer in ``CHANNEL_LAYERS``, all at once; give the results by alias.
+
+    A layer that cannot be made, of whichever backend, is not healthy; the log says why.
+    """
+    found = {alias: _find(alias) for alias in getattr(settings, "CHANNEL_LAYERS", {})}
+    ours = {alias: it for alias, it in found.items() if isinstance(it, RabbitmqChannelLayer)}
     healthy = await asyncio.gather(*(layer.health_check(timeout) for layer in ours.values()))
-    return dict(zip(ours, healthy, strict=True))
+    results = dict(zip(ours, healthy, strict=True))
+    return {
+        alias: results.get(alias, False)
+        for alias, layer in found.items()
+        if layer is None or alias in ours
+    }
+
+
+def _find(alias: str) -> object:
+    """The layer of an alias; None if it cannot be made."""
+    try:
+        return channel_layers[alias]
+    except (ImproperlyConfigured, InvalidChannelLayerError) as err:
+        _warn_not_made("CHANNEL_LAYERS[%r] cannot be made: %s", alias, err)
+        return None
 
 
 def _alive() -> tuple[int, dict[str, object]]:
@@ -87,6 +110,10 @@ async def readiness(request: HttpRequest, timeout: float = TIMEOUT) -> HttpRespo
     """Answer 200 if all layers are healthy, else 503."""
     return _response(request, *await _ready(timeout))
 
+
+# A POST is refused as such; it changes nothing.
+for _view in (liveness, readiness):
+    _view.csrf_exempt = True  # type: ignore[attr-defined]
 
 app_name = "channels_rabbitmq"
 urlpatterns = [

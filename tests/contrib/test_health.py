@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,8 +14,11 @@ from django.http import HttpResponse
 from django.test import AsyncClient, Client, override_settings
 from django.urls import include, path
 
+from channels_rabbitmq.amqp.log import NamedLogger
+from channels_rabbitmq.contrib import health
 from channels_rabbitmq.contrib.health import check_layers, make_asgi_application, readiness
 from channels_rabbitmq.core import RabbitmqChannelLayer
+from channels_rabbitmq.log import RateLimitedWarning
 from tests.helpers.proxy import Proxy
 from tests.helpers.rabbit import MakeLayer
 from tests.helpers.waiting import until
@@ -23,6 +27,8 @@ urlpatterns = [
     path("health/", include("channels_rabbitmq.contrib.health")),
     path("patient", readiness, {"timeout": 20}),
 ]
+
+health_logger = logging.getLogger(health.__name__)
 
 AWAY = "amqp://guest:guest@127.0.0.1:1"
 
@@ -94,11 +100,30 @@ async def test_no_layer() -> None:
         assert answer(await AsyncClient().get("/health/ready")) == ready
 
 
+async def test_layer_that_cannot_be_made(
+    make_layer: MakeLayer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes the process not ready, and the log says why; other layers are checked."""
+    monkeypatch.setattr(health, "_warn_not_made", RateLimitedWarning(NamedLogger(health_logger)))
+    layers = {
+        "default": {"BACKEND": "channels_rabbitmq.core.RabbitmqChannelLayer", "CONFIG": {"a": 1}},
+        "missing": {"BACKEND": "no.such.Layer"},
+        "third": {"BACKEND": "not used"},
+    }
+    with override_settings(CHANNEL_LAYERS=layers, ROOT_URLCONF=__name__):
+        channel_layers.backends["third"] = make_layer()
+        status, content = answer(await AsyncClient().get("/patient"))
+    expected = {"default": False, "missing": False, "third": True}
+    assert (status, content) == (503, {"status": "not ready", "layers": expected})
+    (line,) = [line for line in caplog.messages if "cannot be made" in line]
+    assert line.startswith("CHANNEL_LAYERS['default'] cannot be made: Option 'a' is not known")
+
+
 @pytest.mark.parametrize("method", ["post", "put", "delete"])
 async def test_only_questions(method: str) -> None:
-    """What is neither GET nor HEAD is refused."""
-    with site():
-        response = await getattr(AsyncClient(), method)("/health/live")
+    """What is neither GET nor HEAD is refused, with or without a token against forgery."""
+    with site(), override_settings(MIDDLEWARE=["django.middleware.csrf.CsrfViewMiddleware"]):
+        response = await getattr(AsyncClient(enforce_csrf_checks=True), method)("/health/live")
         assert (response.status_code, response["Allow"]) == (405, "GET, HEAD")
         asgi = HttpCommunicator(make_asgi_application(), method.upper(), "/live")
         assert (await asgi.get_response())["status"] == 405
