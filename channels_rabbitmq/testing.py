@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Unpack
+from typing import Any, Unpack
 
 from asgiref.sync import async_to_sync
 from channels.layers import channel_layers
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
 
 from .core import Config, RabbitmqChannelLayer, get_layer
 from .errors import NotAnswered
@@ -38,9 +40,12 @@ class IsolatedLayer:
 
     It is a plain context manager and an async one; use the latter where an event loop is running.
     Within it, ``get_channel_layer()`` gives the layer, to consumers as well. Then its channels and
-    groups are emptied, it is closed, and the one before is back. The options are those of
-    ``CHANNEL_LAYERS``, but for those in ``config`` (``host=``, for a virtual host of tests). Tests
-    that use no layer cost no connection.
+    groups are emptied, it is closed, and the one before is back. Class and options are those of
+    ``CHANNEL_LAYERS``, but for the options in ``config`` (``host=``, for a virtual host of tests).
+    Tests that use no layer cost no connection.
+
+    Entering raises :class:`django.core.exceptions.ImproperlyConfigured` where ``CHANNEL_LAYERS``
+    has no such alias, or another backend than ours or a subclass.
     """
 
     def __init__(self, alias: str = "default", **config: Unpack[Config]) -> None:
@@ -54,13 +59,13 @@ class IsolatedLayer:
     def __enter__(self) -> RabbitmqChannelLayer:
         if self._layer is not None:
             raise RuntimeError("an IsolatedLayer cannot be entered twice")
-        configured = getattr(settings, "CHANNEL_LAYERS", {}).get(self._alias, {})
+        backend, configured = _configured(self._alias)
         config: Config = {
-            **configured.get("CONFIG", {}),
+            **configured,
             "prefix": f"test-{secrets.token_hex(6)}",
             **self._config,
         }
-        self._layer = RabbitmqChannelLayer(**config)
+        self._layer = backend(**config)
         self._replaced = channel_layers.set(self._alias, self._layer)
         return self._layer
 
@@ -98,6 +103,23 @@ class IsolatedLayer:
                 channel_layers.set(self._alias, self._replaced)
         self._replaced = None
         return layer
+
+
+def _configured(alias: str) -> tuple[type[RabbitmqChannelLayer], Config]:
+    """The class of a layer in ``CHANNEL_LAYERS``, and its ``CONFIG``."""
+    layers: Mapping[str, Mapping[str, Any]] = getattr(settings, "CHANNEL_LAYERS", {})
+    if alias not in layers:
+        there = ", ".join(map(repr, layers)) or "none"
+        raise ImproperlyConfigured(f"CHANNEL_LAYERS has no {alias!r}; there are: {there}.")
+    path = layers[alias].get("BACKEND")
+    wrong = f"BACKEND of CHANNEL_LAYERS[{alias!r}] is {path!r}, which"
+    try:
+        backend: object = import_string(str(path))
+    except ImportError as err:
+        raise ImproperlyConfigured(f"{wrong} cannot be imported: {err}") from err
+    if not (isinstance(backend, type) and issubclass(backend, RabbitmqChannelLayer)):
+        raise ImproperlyConfigured(f"{wrong} is no channel layer of channels_rabbitmq.")
+    return backend, layers[alias].get("CONFIG", {})
 
 
 async def _end(layer: RabbitmqChannelLayer) -> None:

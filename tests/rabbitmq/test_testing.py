@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 from asgiref.sync import async_to_sync
 from channels.exceptions import StopConsumer
 from channels.layers import channel_layers, get_channel_layer
+from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
 
 from channels_rabbitmq.core import RabbitmqChannelLayer
 from channels_rabbitmq.testing import IsolatedLayer, wait_for_group
@@ -17,14 +20,26 @@ from tests.helpers.pages import ROOT
 from tests.helpers.proxy import Proxy
 from tests.helpers.rabbit import MakeLayer
 
+BACKEND = "channels_rabbitmq.core.RabbitmqChannelLayer"
 MESSAGE = {"type": "chat.line"}
 
 
+class OwnLayer(RabbitmqChannelLayer):
+    """A subclass, as a site may have one."""
+
+
 @pytest.fixture
-def url(amqp_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def url(amqp_url: str) -> Iterator[str]:
     """RabbitMQ's address, which is that of no layer in CHANNEL_LAYERS."""
-    monkeypatch.setattr(channel_layers, "backends", {})
-    return amqp_url
+    layers = {
+        "default": {"BACKEND": BACKEND},
+        "other": {"BACKEND": BACKEND},
+        "own": {"BACKEND": f"{__name__}.OwnLayer", "CONFIG": {"local_capacity": 7}},
+        "memory": {"BACKEND": "channels.layers.InMemoryChannelLayer"},
+        "missing": {"BACKEND": "no.such.Layer"},
+    }
+    with override_settings(CHANNEL_LAYERS=layers):
+        yield amqp_url
 
 
 async def test_no_other_hears(url: str, make_layer: MakeLayer) -> None:
@@ -72,7 +87,30 @@ async def test_emptied(url: str) -> None:
         assert await layer.receive_many(["work"]) == (None, None)
 
 
-async def test_unused(proxy: Proxy) -> None:
+def test_class_of_the_settings(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is of the class that the settings name, with the options there."""
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[OwnLayer.__module__])
+    with IsolatedLayer("own", host=url) as layer:
+        assert type(layer).__name__ == "OwnLayer"
+        assert layer.options.local_capacity == 7
+
+
+@pytest.mark.parametrize(
+    ("alias", "says"),
+    [
+        ("othr", "CHANNEL_LAYERS has no 'othr'; there are: 'default', 'other', "),
+        ("memory", r"'channels.layers.InMemoryChannelLayer', which is no channel layer of "),
+        ("missing", r"CHANNEL_LAYERS\['missing'\] is 'no.such.Layer', which cannot be imported: "),
+    ],
+)
+def test_wrong_alias(url: str, alias: str, says: str) -> None:
+    """What is no layer of ours is an error, and not replaced by one."""
+    with pytest.raises(ImproperlyConfigured, match=says):
+        IsolatedLayer(alias, host=url).__enter__()
+    assert channel_layers.backends == {}
+
+
+async def test_unused(url: str, proxy: Proxy) -> None:
     """A test that does not use it costs no connection."""
     async with IsolatedLayer(host=proxy.url):
         pass
