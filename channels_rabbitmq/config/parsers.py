@@ -39,16 +39,22 @@ _CONNECTION_NAME = re.compile(r"[ -~]{1,200}")
 
 #: ``package.module.name``.
 _DOTTED_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+_NO_PATH = "a text that is no dotted path"
 
 #: A hook: called without arguments, on the event loop that the connection lives on.
 Hook = Callable[[], "Awaitable[object] | object"]
 
 
-def _wrong(name: str, value: object, allowed: str) -> ImproperlyConfigured:
+def _wrong(
+    name: str, value: object, allowed: str, *, text: str | None = None
+) -> ImproperlyConfigured:
+    """Say what an option must be, and what it is: ``text`` where a str may do, but not this one."""
     # Numbers are harmless to show; anything else might be a secret in the wrong place.
     # Python refuses to print an int of thousands of digits.
     number = isinstance(value, float) or (type(value) is int and abs(value) < 10**30)
     shown = repr(value) if number else f"a value of type {type(value).__name__}"
+    if text is not None and isinstance(value, str):
+        shown = text
     return ImproperlyConfigured(f"Option {name!r} must be {allowed}, not {shown}.")
 
 
@@ -199,7 +205,8 @@ def keys(name: str, value: object) -> tuple[str, ...]:
 def serializer(name: str, value: object) -> str:
     """The name of a serializer."""
     if not isinstance(value, str) or not value:
-        raise _wrong(name, value, "'msgpack', 'json' or the dotted path of a class (str)")
+        allowed = "'msgpack', 'json' or the dotted path of a class (str)"
+        raise _wrong(name, value, allowed, text="an empty one")
     return value
 
 
@@ -208,7 +215,8 @@ def one_of(*allowed: str) -> Callable[[str, object], str]:
 
     def parse_one_of(name: str, value: object) -> str:
         if not isinstance(value, str) or value not in allowed:
-            raise _wrong(name, value, f"one of {', '.join(map(repr, allowed))}")
+            words = f"one of {', '.join(map(repr, allowed))}"
+            raise _wrong(name, value, words, text="another text")
         return value
 
     return parse_one_of
@@ -236,7 +244,7 @@ def bytes_or_none(name: str, value: object) -> int | None:
 def queue_type(name: str, value: object) -> str:
     """A type of queues that many may consume."""
     if not isinstance(value, str) or value not in ("classic", "quorum"):
-        raise _wrong(name, value, "'classic' or 'quorum'")
+        raise _wrong(name, value, "'classic' or 'quorum'", text="another text")
     return value
 
 
@@ -246,7 +254,10 @@ def event_hook(name: str, value: object) -> EventHook | str | None:
         return value
     if isinstance(value, str) and _DOTTED_PATH.fullmatch(value):
         return value
-    raise _wrong(name, value, "a plain function, the dotted path of one, or None")
+    allowed = "a plain function, the dotted path of one, or None"
+    if callable(value):
+        raise ImproperlyConfigured(f"Option {name!r} must be {allowed}, not an async one.")
+    raise _wrong(name, value, allowed, text=_NO_PATH)
 
 
 def hook(name: str, value: object) -> Hook | str | None:
@@ -255,4 +266,5 @@ def hook(name: str, value: object) -> Hook | str | None:
         return value
     if isinstance(value, str) and _DOTTED_PATH.fullmatch(value):
         return value
-    raise _wrong(name, value, "a function, plain or async, the dotted path of one, or None")
+    allowed = "a function, plain or async, the dotted path of one, or None"
+    raise _wrong(name, value, allowed, text=_NO_PATH)

@@ -329,6 +329,26 @@ class TestSerializerAndHooks:
         for wrong in (wait, "print", 5):
             assert "Option 'on_event' must be a plain function" in error(on_event=wrong)
 
+        assert error(on_event=wait).endswith(", or None, not an async one.")
+
+    @pytest.mark.parametrize(
+        ("name", "ends"),
+        [
+            ("on_event", "or None, not a text that is no dotted path."),
+            ("on_disconnect", "or None, not a text that is no dotted path."),
+            ("normal_queue_type", "must be 'classic' or 'quorum', not another text."),
+        ],
+    )
+    def test_text_where_some_may_do(self, name: str, ends: str) -> None:
+        """It is not refused as of a wrong type, and is not quoted."""
+        said = error(**{name: "Zw9"})
+        assert said.endswith(ends)
+        assert "Zw9" not in said
+
+    def test_no_serializer(self) -> None:
+        """An empty name of a serializer is told from a value of another type."""
+        assert error(serializer_format="").endswith("(str), not an empty one.")
+
 
 class TestHost:
     """One URL or several, and what becomes of each."""
