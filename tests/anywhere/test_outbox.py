@@ -18,7 +18,7 @@ import pytest
 from devtools.process import ServerError
 from devtools.servers import PostgresServer
 from tests.helpers import processes
-from tests.helpers.pages import DOCUMENTED_URL, snippet
+from tests.helpers.pages import DOCUMENTED_URL, read, snippet
 from tests.helpers.processes import ROOT, Process
 from tests.helpers.proxy import Proxy
 from tests.helpers.scripts import FORKING
@@ -233,6 +233,34 @@ def test_importable_without_the_package() -> None:
         cwd=ROOT,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_not_registered() -> None:
+    """Without our application the package says what the pages quote."""
+    code = (
+        "import inspect, django; from django.conf import settings; "
+        "settings.INSTALLED_APPS.remove('channels_rabbitmq'); django.setup(); "
+        "from django_broadcaster import publishers; print(inspect.getsource(publishers))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=PROJECT,
+        env={
+            **environment("postgres://nobody@nowhere/none", "amqp://127.0.0.1:1"),
+            "DJANGO_SETTINGS_MODULE": "shop.settings",
+        },
+    )
+    logged = "Unknown backend class: channels_rabbitmq.broadcaster.RabbitmqBackend"
+    raised = "No valid backend found: "
+    assert logged in done.stderr
+    assert f"{raised}{{backend_name}}" in done.stdout
+    for page in ("docs/outbox.rst", "docs/troubleshooting.rst"):
+        text = read(page).astext().replace("\n", " ")
+        assert logged in text
+        assert f"{raised}None" in text
 
 
 async def test_wrong_options_stop_the_start(shop: Shop) -> None:
