@@ -6,7 +6,9 @@ import asyncio
 import copy
 import logging
 import pickle
+import sys
 import traceback
+import types
 import urllib.parse
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -14,18 +16,23 @@ from typing import Any
 
 import pytest
 from channels.exceptions import MessageTooLarge
+from channels.layers import get_channel_layer
 from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
+from django.views.debug import ExceptionReporter, get_default_exception_reporter_filter
 
 from channels_rabbitmq.config.options import Options
 from channels_rabbitmq.core import RabbitmqChannelLayer
 from channels_rabbitmq.errors import NotConnected
 from devtools.broker import Broker
+from tests.helpers.pages import snippet
 from tests.helpers.rabbit import MakeLayer, close_connections
 from tests.helpers.scripted import ScriptedServer, serve
 from tests.helpers.waiting import until
 
 USER, PASSWORD, KEY, PHRASE = "Zw9user", "Zw9pass", "Zw9key", "Zw9phrase"
 MARK = "Zw9"
+BACKEND = "channels_rabbitmq.core.RabbitmqChannelLayer"
 KEYS: dict[str, Any] = {"symmetric_encryption_keys": [KEY, f"{KEY}2"]}
 
 
@@ -94,6 +101,34 @@ def test_refused_options(change: dict[str, object]) -> None:
         RabbitmqChannelLayer(**config)
     if "no=" not in str(change):
         assert MARK not in shown(raised.value)
+
+
+def pages_of_an_error() -> str:
+    """What Django shows of a layer that cannot be made, on its debug page and in its mail."""
+    url = f"amqp://{USER}:{PASSWORD}@rabbit.example.com"
+    layers = {"default": {"BACKEND": BACKEND, "CONFIG": {"host": [url], "expiri": 5}}}
+    outbox = {"default": {"BACKEND": "any", "OPTIONS": {"url": url}}}
+    with override_settings(CHANNEL_LAYERS=layers, OUTBOX_PUBLISHERS=outbox):
+        try:
+            get_channel_layer()
+        except ImproperlyConfigured:
+            reporter = ExceptionReporter(None, *sys.exc_info())
+            return reporter.get_traceback_html() + reporter.get_traceback_text()
+    raise AssertionError("the layer was made")
+
+
+def test_pages_of_django(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the documented filter Django shows no URL of the settings; without it, it does."""
+    module = types.ModuleType("mysite_debug")
+    exec(snippet("docs/deploying.rst", "deploying-debug-pages"), vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert PASSWORD in pages_of_an_error()
+    get_default_exception_reporter_filter.cache_clear()
+    with override_settings(DEFAULT_EXCEPTION_REPORTER_FILTER="mysite_debug.UrlFilter"):
+        shown = pages_of_an_error()
+    get_default_exception_reporter_filter.cache_clear()
+    assert MARK not in shown
+    assert "expiri" in shown
 
 
 def test_nothing_keeps_the_url() -> None:
