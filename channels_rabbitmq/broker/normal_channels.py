@@ -273,7 +273,12 @@ class NormalChannels:
         consumer = self._consumers.get(name)
         if consumer is None or self._phase is _Phase.CLOSED:
             return
-        message = None if redelivered else self._decode(name, amqp_channel, body)
+        message, bad = None, None
+        if not redelivered:
+            try:
+                message = self._decode(name, amqp_channel, body)
+            except BadMessage as err:
+                bad = err
         if message is not None:
             waiting = sum(not waiter.done() for waiter in self._mailboxes.box(name).waiters)
             if waiting <= 1:
@@ -283,25 +288,23 @@ class NormalChannels:
         amqp_channel.ack(tag)
         if redelivered:
             self._counts.drop_whole(REDELIVERED)
+        if bad is not None:
+            self._on_bad_message(body, bad)
         if message is not None:
             self._counts.received += 1
             self._mailboxes.hold(name, message, body, self._loop.time())
 
-    def _decode(self, name: str, amqp_channel: Channel, body: bytes) -> Message | None:
+    def _decode(self, name: str, amqp_channel: Channel, body: bytes) -> Message:
         codec = self._codec
-        try:
-            plain = body if codec.decrypt_normal is None else codec.decrypt_normal(body)
-            if codec.annotate is not None:
-                plain = codec.annotate(plain, amqp_channel.properties())
-            kind, receiver, message = codec.decode(plain)
-            if kind == CHANNEL_KEY:
-                if receiver != name:
-                    raise BadMessage("it is for another channel")
-            elif codec.decrypt_normal is not None:
-                self._require_sent_to_group(receiver, amqp_channel)
-        except BadMessage as err:
-            self._on_bad_message(body, err)
-            return None
+        plain = body if codec.decrypt_normal is None else codec.decrypt_normal(body)
+        if codec.annotate is not None:
+            plain = codec.annotate(plain, amqp_channel.properties())
+        kind, receiver, message = codec.decode(plain)
+        if kind == CHANNEL_KEY:
+            if receiver != name:
+                raise BadMessage("it is for another channel")
+        elif codec.decrypt_normal is not None:
+            self._require_sent_to_group(receiver, amqp_channel)
         return message
 
     def _require_sent_to_group(self, group: str, amqp_channel: Channel) -> None:

@@ -518,9 +518,9 @@ class Recovery:
         self._state.move(RecoveryState.STARTING)
         self._first = False
         self.publishing = topology
-        self._counts.connect(time.time(), str(topology.protocol.endpoint))
         self._end_outage()
         _finish(self._publishers, None)
+        self._counts.connect(time.time(), str(topology.protocol.endpoint))
 
     def _withdraw(self, reason: Exception) -> None:
         """Publish no more on a topology that did not start."""
@@ -546,12 +546,14 @@ class Recovery:
         self.topology = self.publishing = None
         self._delay = next(self._delays)
         was_live = self.state is RecoveryState.LIVE
-        if was_live or self.state is RecoveryState.STARTING:
+        was_used = was_live or self.state is RecoveryState.STARTING
+        if was_used:
             self._state.move(RecoveryState.CONNECTING)
             self._begin_outage()
-            self._tell_disconnected(reason)
         if was_live:
             self._tell(self._listener.topology_ended)
+        if was_used:
+            self._tell_disconnected(reason)
         if self.state is RecoveryState.CONNECTING:
             if reason is None:
                 self._log.info("The connection to RabbitMQ was closed; connecting again")

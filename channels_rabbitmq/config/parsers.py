@@ -7,6 +7,7 @@ works with, or raises :class:`django.core.exceptions.ImproperlyConfigured`.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import inspect
 import re
 import ssl
@@ -250,7 +251,7 @@ def queue_type(name: str, value: object) -> str:
 
 def event_hook(name: str, value: object) -> EventHook | str | None:
     """A plain function that takes an event, the dotted path to it, or None."""
-    if value is None or (callable(value) and not inspect.iscoroutinefunction(value)):
+    if value is None or (callable(value) and not is_async(value)):
         return value
     if isinstance(value, str) and _DOTTED_PATH.fullmatch(value):
         return value
@@ -258,6 +259,16 @@ def event_hook(name: str, value: object) -> EventHook | str | None:
     if callable(value):
         raise ImproperlyConfigured(f"Option {name!r} must be {allowed}, not an async one.")
     raise _wrong(name, value, allowed, text=_NO_PATH)
+
+
+def is_async(function: Callable[..., object]) -> bool:
+    """Whether calling it gives something to await, as far as that shows without calling."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return any(
+        inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each)
+        for each in (function, type(function).__call__)
+    )
 
 
 def hook(name: str, value: object) -> Hook | str | None:

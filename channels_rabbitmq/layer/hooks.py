@@ -13,6 +13,7 @@ from django.utils.module_loading import import_string
 
 from ..amqp.log import NamedLogger
 from ..config.options import Hook, Options
+from ..config.parsers import is_async
 from ..events import EventHook
 from ..local.background import Background
 
@@ -30,7 +31,7 @@ def find_hook(name: str, hook: Hook | str | None) -> Hook | None:
 def find_event_hook(hook: EventHook | str | None) -> EventHook | None:
     """The same for ``on_event``, whose function is plain."""
     found = _follow("on_event", hook) if isinstance(hook, str) else hook
-    if inspect.iscoroutinefunction(found):
+    if found is not None and is_async(found):
         raise ImproperlyConfigured("Option 'on_event' must be a plain function, not an async one.")
     return found
 

@@ -270,8 +270,8 @@ class LoopLayer:
                 self._on_late(body)
             return
         if redelivered:
-            self._counts.drop_whole(REDELIVERED)
             source.ack(tag)  # at most once
+            self._counts.drop_whole(REDELIVERED)
             return
         plain = body
         try:
@@ -281,8 +281,8 @@ class LoopLayer:
                 plain = self._annotate(plain, source.properties())
             kind, name, message = self._decode(plain)
         except BadMessage as err:
-            self._warn_bad(body, err)
             source.ack(tag)
+            self._warn_bad(body, err)
             return
         mailboxes = self.mailboxes
         channels: Collection[str] = (name,)
@@ -296,8 +296,8 @@ class LoopLayer:
                     self._groups.note_vain(name)
                 return
         elif mailboxes.find(name) is None and not self._names.is_channel(name):
-            self._warn_bad(body, BadMessage("it is for a channel that this process cannot have"))
             source.ack(tag)
+            self._warn_bad(body, BadMessage("it is for a channel that this process cannot have"))
             return
         self._counts.received += 1
         mailboxes.put(Delivery(source, tag, self.loop.time(), plain, message), channels)
@@ -326,8 +326,8 @@ class LoopLayer:
             size,
             self._options.max_message_size,
         )
-        self._counts.drop_whole(TOO_LARGE)
         source.ack(tag)
+        self._counts.drop_whole(TOO_LARGE)
 
     def _warn_bad(self, body: bytes, error: BadMessage) -> None:
         warn = self._warn_bad_message.setdefault(type(error), RateLimitedWarning(self._log))

@@ -122,8 +122,8 @@ class Mailboxes:
         """Hold a delivery for some channels and wake a reader of each; for none, drop it."""
         if not channels:
             self._counts.copies += 1
-            self._counts.drop(NO_RECEIVER)
             delivery.source.ack(delivery.tag)
+            self._counts.drop(NO_RECEIVER)
             return
         delivery.channels = channels = tuple(channels)
         delivery.holders = holders = len(channels)
@@ -185,7 +185,9 @@ class Mailboxes:
         if oldest is None or oldest > limit:
             return Counter()
         expired = takewhile(lambda delivery: delivery.arrived <= limit, self._held)
-        return self._drop(LOCAL_EXPIRY, list(expired))
+        dropped = self._lose(list(expired))
+        self._counts.drop_from(LOCAL_EXPIRY, dropped)
+        return dropped
 
     @property
     def oldest(self) -> float | None:
@@ -205,11 +207,12 @@ class Mailboxes:
         if self.full and limit != self._laggards.limit:
             self._laggards = Laggards(self._boxes, limit)
         while self.full and (delivery := self._laggards.next_to_drop(in_groups)):
-            dropped += self._drop(LOCAL_CAPACITY, [delivery])
+            dropped += self._lose([delivery])
         # What is left from earlier connections is in no window: without this, each reconnection
         # could add a window's worth.
         if (excess := len(self._held) - 2 * self._capacity) > 0:
-            dropped += self._drop(LOCAL_CAPACITY, list(islice(self._held, excess)))
+            dropped += self._lose(list(islice(self._held, excess)))
+        self._counts.drop_from(LOCAL_CAPACITY, dropped)
         return dropped
 
     def fullest(self, count: int = 3) -> list[tuple[str, int]]:
@@ -232,10 +235,13 @@ class Mailboxes:
 
     def clear(self, why: str = FLUSH) -> None:
         """Hold nothing; those who wait go on."""
+        dropped: Counter[str] = Counter()
         for box in self._boxes.values():
-            self._counts.drop(why, len(box.queue), box.name)
+            if box.queue:
+                dropped[box.name] = len(box.queue)
             while box.queue:
                 self._release(box.queue.popleft())
+        self._counts.drop_from(why, dropped)
 
     def fail_waiters(self, error: Exception) -> None:
         """Wake everyone who waits, with an error."""
@@ -253,15 +259,18 @@ class Mailboxes:
                 self.box(box.name).take_over(box)
 
     def _drop_over(self, cap_of: Callable[[str], int | None], channels: Collection[str]) -> None:
+        dropped: list[str] = []
         for name in channels:
             cap = cap_of(name)
             queue = self.box(name).queue
             while cap is not None and len(queue) > cap:
                 self._release(queue.popleft())
-                self._counts.drop(CHANNEL_CAPACITY, channel=name)
+                dropped.append(name)
                 self._warn_capped(
                     "channel_capacity (%d) dropped the oldest message of %s", cap, name
                 )
+        if dropped:
+            self._counts.drop_from(CHANNEL_CAPACITY, Counter(dropped))
 
     def _release(self, delivery: Delivery) -> None:
         delivery.holders -= 1
@@ -269,8 +278,8 @@ class Mailboxes:
             del self._held[delivery]
             delivery.source.ack(delivery.tag)
 
-    def _drop(self, why: str, deliveries: Iterable[Delivery]) -> Counter[str]:
-        """Take deliveries from all channels that hold them."""
+    def _lose(self, deliveries: Iterable[Delivery]) -> Counter[str]:
+        """Take deliveries from all channels that hold them; count them by channel."""
         dropped: Counter[str] = Counter()
         for delivery in deliveries:
             for name in delivery.channels:
@@ -278,6 +287,4 @@ class Mailboxes:
                 if box is not None and box.lose(delivery):
                     dropped[name] += 1
                     self._release(delivery)
-        if dropped:
-            self._counts.drop_from(why, dropped)
         return dropped

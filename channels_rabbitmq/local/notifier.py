@@ -32,7 +32,11 @@ class Notifier:
     def tell(
         self, kind: EventKind, *, cause: str = "", name: str = "", count: int = 1, detail: str = ""
     ) -> None:
-        """Call the hook. What it raises is logged, at a limited rate, and goes no further."""
+        """Call the hook. What it raises is logged, at a limited rate, and goes no further.
+
+        It may use the layer at once, as in an eager task: so all that the event is about is done,
+        and nothing is being iterated over.
+        """
         hook = self.hook
         if hook is None:
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator
 
 from ..config.options import Options
@@ -173,9 +173,11 @@ class NormalMailboxes:
     def ready(self, box: Mailbox, now: float) -> bool:
         """Whether a message is held that has not expired."""
         queue = box.queue
+        expired = 0
         while queue and queue[0].arrived <= now - self._expiry:
             queue.popleft()
-            self._counts.drop(LOCAL_EXPIRY, channel=box.name)
+            expired += 1
+        self._counts.drop(LOCAL_EXPIRY, expired, box.name)
         return bool(queue)
 
     def take(self, box: Mailbox) -> Message:
@@ -186,7 +188,7 @@ class NormalMailboxes:
 
     def take_all(self, now: float) -> Iterator[tuple[str, Delivery]]:
         """Give, and hold no more, all messages that have not expired: they go back to RabbitMQ."""
-        for box in self._boxes.values():
+        for box in list(self._boxes.values()):  # some may come before the last is taken
             while self.ready(box, now):
                 self._counts.given_back += 1
                 yield box.name, box.queue.popleft()
@@ -199,9 +201,12 @@ class NormalMailboxes:
 
     def clear(self, why: str = FLUSH) -> None:
         """Hold nothing; those who wait go on."""
+        dropped: Counter[str] = Counter()
         for box in self._boxes.values():
-            self._counts.drop(why, len(box.queue), box.name)
-            box.queue.clear()
+            if box.queue:
+                dropped[box.name] = len(box.queue)
+                box.queue.clear()
+        self._counts.drop_from(why, dropped)
 
     def take_over(self, other: NormalMailboxes) -> None:
         """Take the messages of another, and leave it only those who wait."""

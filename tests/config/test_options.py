@@ -7,7 +7,8 @@ import math
 import re
 import ssl
 import traceback
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -326,7 +327,24 @@ class TestSerializerAndHooks:
 
         assert options(on_event=print).on_event is print
         assert options(on_event="chat.hooks.note").on_event == "chat.hooks.note"
-        for wrong in (wait, "print", 5):
+
+        class Hook:
+            """An object that is called like a function."""
+
+            async def __call__(self, event: object) -> None:
+                """Await nothing."""
+
+            async def generate(self, event: object) -> AsyncIterator[object]:
+                """Give the event to nobody."""
+                yield event
+
+            def take(self, event: object) -> None:
+                """Do nothing."""
+
+        for right in (Hook().take, partial(Hook().take), Hook):
+            assert options(on_event=right).on_event is right
+        wrapped = (partial(wait), partial(Hook()), partial(partial(wait)))
+        for wrong in (wait, Hook(), Hook().generate, *wrapped, "print", 5):
             assert "Option 'on_event' must be a plain function" in error(on_event=wrong)
 
         assert error(on_event=wait).endswith(", or None, not an async one.")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from channels_rabbitmq.config.options import Options
-from channels_rabbitmq.layer.hooks import Hooks
+from channels_rabbitmq.events import Event
+from channels_rabbitmq.layer.hooks import Hooks, find_event_hook
 from tests.helpers.waiting import until
 
 
@@ -82,6 +84,21 @@ async def test_a_hook_that_hangs_is_cancelled() -> None:
     await asyncio.sleep(0)
     made.topology_started()
     await until(lambda: sorted(ended) == ["back", "lost"])
+
+
+class AsyncCallable:
+    """A callable object that gives something to await."""
+
+    async def __call__(self, event: Event) -> None:
+        """Await nothing."""
+
+
+def test_path_to_an_async_event_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would await it, in whatever way it is async."""
+    for hook in (AsyncCallable(), partial(AsyncCallable())):
+        monkeypatch.setattr(asyncio, "note_for_a_test", hook, raising=False)
+        with pytest.raises(ImproperlyConfigured, match="'on_event' must be a plain function, not"):
+            find_event_hook("asyncio.note_for_a_test")
 
 
 async def test_dotted_path(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -291,6 +291,26 @@ async def test_a_delivery_for_nobody(
     assert len(caplog.records) == (kind != GROUP_KEY)
 
 
+async def test_events_come_when_a_delivery_is_done(make: Make) -> None:
+    """A hook that closes the layer, say, leaves nothing unacknowledged."""
+    loop_layer, source = make(), Source()
+    told: list[tuple[str, list[int]]] = []
+    loop_layer._counts.events.hook = lambda event: told.append(
+        (event.cause, source.acknowledged.copy())
+    )
+    good = encode(loop_layer, CHANNEL_KEY, MINE, n=1)
+    loop_layer.deliver(source, 1, True, good)
+    loop_layer.deliver(source, 2, False, b"bad")
+    loop_layer.deliver(source, 3, False, encode(loop_layer, CHANNEL_KEY, "channels_other!a", n=1))
+    loop_layer.drop_oversized(source, 4, 10**9)
+    assert told == [
+        ("redelivered", [1]),
+        ("bad_message", [1, 2]),
+        ("bad_message", [1, 2, 3]),
+        ("too_large", [1, 2, 3, 4]),
+    ]
+
+
 async def test_what_was_delivered_before_is_dropped(make: Make) -> None:
     """At most once: RabbitMQ may have given it to somebody already."""
     loop_layer, source = make(), Source()

@@ -15,9 +15,12 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from channels_rabbitmq.events import Event
+from channels_rabbitmq.local.counts import Counts
 from channels_rabbitmq.local.lag import LAG
 from channels_rabbitmq.local.mailbox import NEVER, Delivery
 from channels_rabbitmq.local.mailboxes import Mailboxes
+from channels_rabbitmq.local.state import NormalMailboxes
 from channels_rabbitmq.wire.messages import CHANNEL_KEY, Message
 
 
@@ -106,6 +109,67 @@ def test_delivery_for_nobody_is_acknowledged() -> None:
     deliver(mailboxes, source, 1)
     assert source.acked == [1]
     assert len(mailboxes) == 0
+
+
+class Meddler:
+    """A hook that uses the mailboxes as it is told of an event, as one with an eager task may."""
+
+    def __init__(self, mailboxes: Mailboxes | NormalMailboxes) -> None:
+        self._mailboxes = mailboxes
+        #: Channels, copies, and what was held as they were told of.
+        self.told: list[tuple[str, int, int]] = []
+
+    def __call__(self, event: Event) -> None:
+        self.told.append((event.name, event.count, self._mailboxes.unread))
+        self._mailboxes.box(f"new-{len(self.told)}")
+
+
+def test_events_come_when_all_is_done() -> None:
+    """A hook finds what it is told of done, and may make mailboxes."""
+    counts = Counts()
+    mailboxes, source = Mailboxes(10, 60, counts=counts), Source()
+    hook = counts.events.hook = Meddler(mailboxes)
+    deliver(mailboxes, source, 1, "a", "b")
+    deliver(mailboxes, source, 2, "b")
+    mailboxes.clear()
+    assert hook.told == [("a", 1, 0), ("b", 2, 0)]
+    assert source.acked == [1, 2]
+    for tag in range(3, 13):
+        deliver(mailboxes, source, tag, "c", now=tag)
+    deliver(mailboxes, source, 13, "d", now=20)
+    hook.told.clear()
+    mailboxes.relieve(12, ())
+    assert hook.told == [("c", 2, 9)]
+    hook.told.clear()
+    mailboxes.expire(70)
+    assert hook.told == [("c", 6, 3)]
+
+
+def test_events_of_channel_capacity_come_when_all_is_done() -> None:
+    """The same where channels hold more than they may."""
+    counts = Counts()
+    mailboxes, source = Mailboxes(10, 60, cap=lambda name: 1, counts=counts), Source()
+    hook = counts.events.hook = Meddler(mailboxes)
+    deliver(mailboxes, source, 1, "a", "b")
+    deliver(mailboxes, source, 2, "a", "b")
+    assert hook.told == [("a", 1, 2), ("b", 1, 2)]
+    assert source.acked == [1]
+
+
+def test_events_of_normal_channels_come_when_all_is_done() -> None:
+    """The same for normal channels, also as the layer is closed."""
+    counts = Counts()
+    mailboxes = NormalMailboxes(60, counts)
+    hook = counts.events.hook = Meddler(mailboxes)
+    for name in ("a", "a", "b"):
+        mailboxes.hold(name, {"type": "x"}, b"", 0)
+    mailboxes.clear()
+    assert hook.told == [("a", 2, 0), ("b", 1, 0)]
+    for name in ("a", "a", "b"):
+        mailboxes.hold(name, {"type": "x"}, b"", 0)
+    hook.told.clear()
+    assert list(mailboxes.take_all(61)) == []
+    assert hook.told == [("a", 2, 1), ("b", 1, 0)]
 
 
 def test_clear() -> None:
