@@ -61,7 +61,7 @@ async def test_slow(
     here: Process, rabbit: FakeRabbit, port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A binding that takes longer than send_timeout is told from an outage, and done later."""
-    async with process(port, "p", send_timeout=0.05) as other:
+    async with process(port, "p", send_timeout=0.3) as other:
         rabbit.silent = (Queue.Bind,)
         await other.groups.add("room", "p!a")
         assert "room is not bound yet: RabbitMQ is slow, 1 of 1 groups not bound yet" in caplog.text
