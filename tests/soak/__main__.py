@@ -147,12 +147,14 @@ async def main() -> int:
             site.publisher.launch()
             failure = ""
             memory: list[list[float]] = [[], []]
+            dropped: dict[str, dict[str, int]] = {}
             try:
                 await soak.back(time.time())
                 memory[0] = [process.memory for process in site.all]
                 await soak.run()
                 memory[1] = [process.memory for process in site.all]
                 await soak.end()
+                dropped = await asyncio.to_thread(site.dropped)
             except (AssertionError, TimeoutError, ServerError) as error:
                 failure = str(error)
             ended = time.time()
@@ -175,6 +177,9 @@ async def main() -> int:
                 warned = sum(" WARNING " in line for line in process.output)
                 again = max(0, process.connections - 1)
                 report.lines.append(f"{process.key}: {again} reconnections, {warned} warnings")
+            for key, causes in dropped.items():
+                text = ", ".join(f"{count:,} {cause}" for cause, count in causes.items())
+                report.lines.append(f"{key}: dropped {text or 'nothing'}")
             for process, *measured in zip(site.all, *memory, strict=False):
                 start, end = measured
                 report.lines.append(f"{process.key}: memory {start:.0f} MiB, then {end:.0f} MiB")

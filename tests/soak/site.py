@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,14 @@ class Site:
         self.worker.launch()
         for server in self.servers:
             server.launch_on_free_ports()
+
+    def dropped(self) -> dict[str, dict[str, int]]:
+        """What each server's layer dropped, by cause."""
+        found = {}
+        for server in self.servers:
+            with urllib.request.urlopen(f"http://{HOST}:{server.port}/dropped", timeout=30) as page:
+                found[server.key] = {cause: n for cause, n in json.load(page).items() if n}
+        return found
 
     def stop_publishing(self) -> None:
         """Have the publisher come to its end."""

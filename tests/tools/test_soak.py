@@ -49,6 +49,8 @@ def test_fault_excuses_what_was_lost_in_it() -> None:
     """What was sent just before a fault, or in it, may be lost or refused; never come twice."""
     assert failures([0, 2], [0], "NotConnected", fault=11) == []
     assert failures([0, 0], [0], "", fault=11) == ["duplicates: 1"]
+    # What was not confirmed may even come late.
+    assert failures([0, 2, 1], [0], "NotConnected", fault=11) == []
 
 
 def test_orders_before_a_fault() -> None:

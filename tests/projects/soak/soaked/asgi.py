@@ -9,14 +9,23 @@ from channels.exceptions import ChannelFull
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from channels.routing import ChannelNameRouter, ProtocolTypeRouter, URLRouter
 from django.core.asgi import get_asgi_application
+from django.http import HttpRequest, JsonResponse
 from django.urls import path
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "soaked.settings")
 http = get_asgi_application()
 
-from soaked import cause, tell  # noqa: E402 - needs the settings
+from channels_rabbitmq.core import get_layer  # noqa: E402 - needs the settings
+from soaked import cause, tell  # noqa: E402
 
-urlpatterns: list[object] = []
+
+async def dropped(request: HttpRequest) -> JsonResponse:
+    """What the layer of this process has dropped, by cause."""
+    counts = get_layer().statistics()
+    return JsonResponse({**counts.dropped, "expired": counts.expired})
+
+
+urlpatterns = [path("dropped", dropped)]
 
 
 class VisitorConsumer(AsyncJsonWebsocketConsumer):
