@@ -276,15 +276,20 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
                 pass
         # A membership that was asked for from another loop is only claimed until that has heard
         # of it: cancelled as the answer is on its way, it must leave nothing behind.
-        claim = await self._owner.run(
-            LoopLayer.group_add,
-            group,
-            channel,
-            asyncio.get_running_loop(),
-            give_back=LoopLayer.undo_group_add,
-        )
-        if claim is not None:
-            self._owner.post(LoopLayer.confirm_group_add, group, channel)
+        while True:
+            claim = await self._owner.run(
+                LoopLayer.group_add,
+                group,
+                channel,
+                asyncio.get_running_loop(),
+                give_back=LoopLayer.undo_group_add,
+            )
+            if claim is None:
+                return
+            if not claim.given_up:
+                self._owner.post(LoopLayer.confirm_group_add, group, channel)
+                return
+            # Another loop took over meanwhile. Its binding is to be waited for, too.
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Take a channel out of a group, at once; nothing happens if it is not in it.

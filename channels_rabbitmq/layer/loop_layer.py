@@ -46,6 +46,20 @@ class Origin(Source, Interface):
         """Flags and values of the properties of that delivery."""
 
 
+class Claim:
+    """A membership that a call from another loop asked for, until that loop has heard of it."""
+
+    __slots__ = ("_loop_layer",)
+
+    def __init__(self, loop_layer: LoopLayer) -> None:
+        self._loop_layer = loop_layer
+
+    @property
+    def given_up(self) -> bool:
+        """Whether the loop it was made on owns the layer no more, so that it does not stand."""
+        return self._loop_layer.ended
+
+
 class LoopLayer:
     """What the channel layer does on the loop that owns it. All of it runs there.
 
@@ -199,7 +213,7 @@ class LoopLayer:
 
     def group_add(
         self, group: str, channel: str, caller: asyncio.AbstractEventLoop
-    ) -> Awaitable[object]:
+    ) -> Awaitable[Claim | None]:
         """Add a channel to a group: one of this process, a normal one, or one of another process.
 
         A result that is not None is a claim, where ``caller`` is another loop: a membership that
@@ -215,8 +229,8 @@ class LoopLayer:
             return self._claim(group, channel)
         return (self._groups.add if mark else self.normal.group_add)(group, channel)
 
-    async def _claim(self, group: str, channel: str) -> object:
-        claim = object()
+    async def _claim(self, group: str, channel: str) -> Claim:
+        claim = Claim(self)
         await (self._groups.add if "!" in channel else self.normal.group_add)(group, channel, claim)
         return claim
 
@@ -225,7 +239,7 @@ class LoopLayer:
         (self._groups if "!" in channel else self.normal).confirm_add(group, channel)
 
     def undo_group_add(
-        self, group: str, channel: str, caller: asyncio.AbstractEventLoop, claim: object
+        self, group: str, channel: str, caller: asyncio.AbstractEventLoop, claim: Claim | None
     ) -> None:
         """End a claim: whoever called :meth:`group_add` for it was cancelled."""
         if claim is not None:
