@@ -262,8 +262,9 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
 
         A channel of another process is added by that process, on being asked; nothing happens if
         the process has gone. Raises :class:`~channels_rabbitmq.errors.NotAnswered` if it does not
-        answer within ``send_timeout`` (version 4.0.1 never does). A call that fails or is cancelled
-        after that process was asked may have added the channel.
+        answer within ``send_timeout`` (version 4.0.1 never does), and
+        :class:`~channels_rabbitmq.errors.NotConnected` while RabbitMQ is away. A call that fails or
+        is cancelled after that process was asked may have added the channel.
         """
         require_group(group)
         require_address(channel)

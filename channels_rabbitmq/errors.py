@@ -16,8 +16,9 @@
                 PreconditionFailed           406: it is there with other properties; too large
             ServerSentNack                   publish(): a queue did not store the message
                 MessageReturned              mandatory, and no queue was bound
-        NotConnected                         send(), flush(): RabbitMQ away, blocked, or too slow;
-                                             also a channels.exceptions.ChannelFull
+        NotConnected                         send(), flush(), group_add() and group_discard() of
+                                             another process's channel: RabbitMQ away, blocked,
+                                             or too slow; also a channels.exceptions.ChannelFull
         NotAnswered                          flush(), group_add(), group_discard(): another process
                                              was silent; also a TimeoutError. These and
                                              group_members(): processes may not ask each other

@@ -108,6 +108,8 @@ class Answers:
         self.missing: set[str] = set()
         #: Whether the queue of every process took the question; None while RabbitMQ has not told.
         self.accepted: bool | None = None
+        #: Whether processes that are not known had their time to answer, too.
+        self.ended = False
         #: Set whenever an answer is whole.
         self.news = asyncio.Event()
 
@@ -116,12 +118,18 @@ class Answers:
         """Whether every process that is known has answered."""
         return self.accepted is True and not self.missing
 
-    @property
-    def remark(self) -> str:
-        """Why more may be missing than is known; empty if all have the question."""
+    def shortfall(self, timeout: float) -> str:
+        """Why names may be missing, as a part of a sentence; empty if none can be."""
+        within = f"within {timeout:g} s"
         if self.accepted is None:
-            return "; RabbitMQ did not take the question in time"
-        return "" if self.accepted else "; at least one had no room for the question"
+            return f"RabbitMQ did not take the question {within}"
+        room = "" if self.accepted else "at least one process had no room for the question"
+        if self.missing:
+            silent = f"{_count(len(self.missing))} did not answer {within}"
+            return f"{silent}; {room}" if room else silent
+        if room:
+            return f"{room} {within}"
+        return "" if self.ended else f"processes that are not known yet had only {timeout:g} s"
 
     @property
     def names(self) -> set[str]:
@@ -265,17 +273,25 @@ class Peers:
 
     async def group_members(self, group: str, timeout: float) -> list[str]:
         """List the channels in a group, as far as the processes answer in time."""
-        own = self._members(group)
-        answers = await self._ask_all(Answers(Question(MEMBERS, group)), timeout)
+        names, answers = await self._ask_members(group, timeout)
         if not answers.complete:
             self._warn_unanswered(
-                "group_members(%r): %d processes did not answer within %g s%s",
-                group,
-                len(answers.missing),
-                timeout,
-                answers.remark,
+                "group_members(%r): the list is not whole: %s", group, answers.shortfall(timeout)
             )
-        return sorted(answers.names.union(own))
+        return names
+
+    async def all_group_members(self, group: str, timeout: float) -> list[str]:
+        """List the channels in a group; raise :class:`.NotAnswered` if there may be more."""
+        names, answers = await self._ask_members(group, timeout)
+        shortfall = answers.shortfall(timeout)
+        if shortfall:
+            raise NotAnswered(shortfall)
+        return names
+
+    async def _ask_members(self, group: str, timeout: float) -> tuple[list[str], Answers]:
+        own = self._members(group)
+        answers = await self._ask_all(Answers(Question(MEMBERS, group)), timeout)
+        return sorted(answers.names.union(own)), answers
 
     async def flush(self) -> None:
         """Empty all channels and groups, of every process, within ``send_timeout``."""
@@ -289,10 +305,11 @@ class Peers:
             ) from None
         answers, failed = await self._flush_others(due)
         if failed or not answers.complete:
-            raise NotAnswered(
-                f"{len(failed)} processes did not flush within send_timeout "
-                f"({timeout:g} s){answers.remark}"
-            )
+            self._require_taken(answers)
+            room = "" if answers.accepted else "at least one process had no room for the question"
+            silent = f"{_count(len(failed))} did not flush" if failed else ""
+            what = "; ".join(filter(None, (silent, room)))
+            raise NotAnswered(f"{what}, within send_timeout ({timeout:g} s)")
 
     async def _flush_others(self, due: float) -> tuple[Answers, set[str]]:
         """Have every process flush that is known, or answers; give those that did not in time.
@@ -379,6 +396,7 @@ class Peers:
         try:
             async with asyncio.timeout(max(timeout, 0)):
                 await self._recovery.run(partial(self._ask_all_on, answers))
+            answers.ended = True
         except NotAnswered:
             raise
         except TimeoutError:
@@ -456,6 +474,7 @@ class Peers:
         except NotAnswered:
             raise
         except TimeoutError:
+            self._require_taken(answers)
             why = ": its queue is full" if answers.accepted is False else ""
             raise NotAnswered(
                 f"process {process} did not answer within send_timeout "
@@ -463,6 +482,20 @@ class Peers:
             ) from None
         finally:
             del self._asked[question.id]
+
+    def _require_taken(self, answers: Answers) -> None:
+        """Raise :class:`.NotConnected` if it is RabbitMQ, and no process, that was silent."""
+        timeout = self._options.send_timeout
+        topology = self._recovery.topology
+        if topology is None:
+            why = f"RabbitMQ is away: no connection within send_timeout ({timeout:g} s)"
+        elif answers.accepted is not None:
+            return
+        elif topology.blocked is not None:
+            why = f"RabbitMQ takes no messages: {topology.blocked}"
+        else:
+            why = f"RabbitMQ did not take the question within send_timeout ({timeout:g} s)"
+        raise NotConnected(why, sent=answers.accepted is not None) from None
 
     async def _ask_one_on(self, answers: Answers, topology: Topology) -> None:
         control = await self._opened(topology)
@@ -484,12 +517,13 @@ class Peers:
         self, control: ControlExchange, queue: str, answers: Answers, body: bytes
     ) -> bool:
         """Publish a question to one queue; False if that is no more."""
-        answers.accepted = False
         try:
             await control.publish(queue, body)
         except MessageReturned:
+            answers.accepted = False
             return await control.is_there(queue, self._probe)
         except ServerSentNack:
+            answers.accepted = False
             return True
         answers.accepted = True
         return True
@@ -609,6 +643,10 @@ class Peers:
 
     def _encode(self, kind: str, message: Message) -> bytes:
         return self._codec.encode(GROUP_KEY, kind, message, _MOST_BYTES)
+
+
+def _count(processes: int) -> str:
+    return f"{processes} process" if processes == 1 else f"{processes} processes"
 
 
 async def _wait(news: asyncio.Event, seconds: float) -> bool:

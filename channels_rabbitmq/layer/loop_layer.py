@@ -263,6 +263,10 @@ class LoopLayer:
         """All channels in a group, as far as the processes answer in time."""
         return self._peers.group_members(group, timeout)
 
+    def all_group_members(self, group: str, timeout: float) -> Awaitable[list[str]]:
+        """The same; raises :class:`.NotAnswered` if there may be more."""
+        return self._peers.all_group_members(group, timeout)
+
     def flush(self) -> Awaitable[None]:
         """Empty all channels and groups, of every process."""
         return self._peers.flush()

@@ -63,14 +63,22 @@ async def test_complete() -> None:
     """A question is answered once every queue took it and nobody who is known is missing."""
     answers = Answers(Question(MEMBERS, "g"))
     assert not answers.complete
-    assert answers.remark == "; RabbitMQ did not take the question in time"
+    assert answers.shortfall(0.5) == "RabbitMQ did not take the question within 0.5 s"
     answers.accepted = False
-    assert answers.remark == "; at least one had no room for the question"
-    answers.accepted = True
-    assert answers.complete
-    assert answers.remark == ""
+    assert answers.shortfall(1) == "at least one process had no room for the question within 1 s"
     answers.missing = {"p"}
+    assert answers.shortfall(1) == (
+        "1 process did not answer within 1 s; at least one process had no room for the question"
+    )
+    answers.accepted = True
+    answers.missing = set()
+    assert answers.complete
+    assert answers.shortfall(1) == "processes that are not known yet had only 1 s"
+    answers.ended = True
+    assert answers.shortfall(1) == ""
+    answers.missing = {"p", "q"}
     assert not answers.complete
+    assert answers.shortfall(1) == "2 processes did not answer within 1 s"
 
 
 # Several processes
@@ -106,6 +114,7 @@ async def test_group_members(one: Process, two: Process) -> None:
     assert await one.peers.group_members("room", 5) == MEMBERS_OF_BOTH
     assert await two.peers.group_members("room", 5) == MEMBERS_OF_BOTH
     assert await one.peers.group_members("other", 5) == []
+    assert await one.peers.all_group_members("room", 5) == MEMBERS_OF_BOTH
 
 
 async def test_long_answers(one: Process, two: Process, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +149,10 @@ async def test_silent_process(
     monkeypatch.setattr(two.peers, "handle", lambda name, message: None)
     await one.groups.add("room", "channels_one!a")
     assert await one.peers.group_members("room", 0.1) == ["channels_one!a"]
-    assert "group_members('room'): 1 processes did not answer within 0.1 s" in caplog.text
+    said = "1 process did not answer within 0.1 s"
+    assert f"group_members('room'): the list is not whole: {said}" in caplog.text
+    with pytest.raises(NotAnswered, match=said):
+        await one.peers.all_group_members("room", 0.1)
 
 
 async def test_full_process(one: Process, two: Process, rabbit: FakeRabbit) -> None:
@@ -281,7 +293,7 @@ class TestFlush:
             rabbit.refuse = lose
             assert await one.peers.group_members("room", 5) == []
             with pytest.raises(
-                NotAnswered, match=r"1 processes did not flush within send_timeout \(1 s\)"
+                NotAnswered, match=r"^1 process did not flush, within send_timeout \(1 s\)"
             ):
                 await one.peers.flush()
             assert two.events == ["started"]
@@ -349,7 +361,7 @@ class TestRenamed:
         rabbit.full.discard("channels_two")
         rabbit.full.add(two.queue_name)
         assert await one.peers.group_members("room", 0.3) == []
-        with pytest.raises(NotAnswered, match="at least one had no room"):
+        with pytest.raises(NotAnswered, match="at least one process had no room"):
             await one.peers.flush()
 
     async def test_bounded(self, one: Process, monkeypatch: pytest.MonkeyPatch) -> None:

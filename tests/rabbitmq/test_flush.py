@@ -101,7 +101,7 @@ async def test_a_process_that_does_not_answer(make_layer: MakeLayer) -> None:
     for _ in range(3):
         await layer.send(channel, {})
     started = time.monotonic()
-    with pytest.raises(NotAnswered, match="1 processes did not flush"):
+    with pytest.raises(NotAnswered, match="1 process did not flush"):
         await layer.flush()
     assert 0.5 < time.monotonic() - started < 3
 

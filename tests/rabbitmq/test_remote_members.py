@@ -6,9 +6,12 @@ import time
 
 import pytest
 
-from channels_rabbitmq.errors import NotAnswered
+from channels_rabbitmq.core import RabbitmqChannelLayer
+from channels_rabbitmq.errors import NotAnswered, NotConnected
+from devtools.broker import Broker
 from tests.helpers.processes import running
-from tests.helpers.rabbit import MakeLayer
+from tests.helpers.rabbit import MakeLayer, memory_alarm
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -48,6 +51,30 @@ async def test_a_process_that_has_gone(make_layer: MakeLayer) -> None:
     await layer.group_discard("g", "channels_gone!channel")
     assert time.monotonic() - started < 5
     assert await layer.group_members("g") == []
+
+
+async def test_rabbitmq_away() -> None:
+    """It is RabbitMQ that is away, and not the other process that is silent."""
+    layer = RabbitmqChannelLayer("amqp://guest:guest@127.0.0.1:1", send_timeout=0.1)
+    try:
+        for call in (layer.group_add, layer.group_discard):
+            with pytest.raises(NotConnected, match="RabbitMQ is away: no connection within") as met:
+                await call("g", "channels_other!channel")
+            assert not met.value.sent
+    finally:
+        await layer.close()
+
+
+async def test_rabbitmq_takes_nothing(broker: Broker, make_layer: MakeLayer) -> None:
+    """In an alarm the error says that, as that of send() does."""
+    owner, layer = make_layer(), make_layer(send_timeout=0.5)
+    channel = await owner.new_channel()
+    await owner.current_connection
+    await layer.current_connection
+    async with memory_alarm(broker):
+        await until(lambda: layer.statistics().blocked)
+        with pytest.raises(NotConnected, match="RabbitMQ takes no messages"):
+            await layer.group_add("g", channel)
 
 
 async def test_a_process_that_does_not_answer(make_layer: MakeLayer) -> None:
