@@ -69,7 +69,7 @@ def get_layer(alias: str = "default") -> RabbitmqChannelLayer:
     layer = get_channel_layer(alias)
     if isinstance(layer, RabbitmqChannelLayer):
         return layer
-    found = "is missing" if layer is None else f"is a {type(layer).__name__}"
+    found = "is missing" if layer is None else f"is of class {type(layer).__name__}"
     raise ImproperlyConfigured(
         f"CHANNEL_LAYERS[{alias!r}] {found}; its BACKEND must be "
         f"'{RabbitmqChannelLayer.__module__}.{RabbitmqChannelLayer.__qualname__}'"

@@ -280,7 +280,7 @@ def test_get_layer() -> None:
         ({}, r"CHANNEL_LAYERS\['chat'\] is missing; its BACKEND must be 'channels_rabbitmq\.core"),
         (
             {"chat": {"BACKEND": "channels.layers.InMemoryChannelLayer"}},
-            r"CHANNEL_LAYERS\['chat'\] is a InMemoryChannelLayer; its BACKEND must be 'channels_r",
+            r"CHANNEL_LAYERS\['chat'\] is of class InMemoryChannelLayer; its BACKEND must be '",
         ),
     ],
     ids=["missing", "another backend"],

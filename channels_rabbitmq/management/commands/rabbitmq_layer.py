@@ -11,11 +11,12 @@ import asyncio
 import base64
 import contextlib
 import json
+import logging
 import math
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 
@@ -24,11 +25,17 @@ from channels.layers import InvalidChannelLayerError, channel_layers
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from ...config.options import Options
 from ...contrib.ping import Attempt, ping
 from ...core import RabbitmqChannelLayer
 from ...errors import NotAnswered
+from ...layer.loop_layer import LoopLayer
+from ...wire.names import require_group
 
 __all__ = ["Command"]
+
+#: Whose log lines the command is about.
+_PACKAGE = "channels_rabbitmq"
 
 #: Channels' own default alias.
 _DEFAULT = "default"
@@ -36,8 +43,12 @@ _DEFAULT = "default"
 #: What the layer's methods raise where a command cannot be carried out, but for TimeoutError.
 _FAILURES = (ChannelFull, MessageTooLarge, NotAnswered, TypeError, ValueError)
 
-#: Seconds after which a connection that is not there is looked into.
+#: Seconds after which a connection that is not there is looked into: at most, and as a part of
+#: ``send_timeout``.
 _PATIENCE = 1.0
+_PATIENCE_PART = 0.5
+#: The part of what is left then that looking into all URLs may take.
+_PING_PART = 0.8
 
 #: Options that Django has before the subcommand, and that may stand after it too.
 _DJANGO_OPTIONS = ("--settings", "--pythonpath")
@@ -126,16 +137,19 @@ class Command(BaseCommand):
             if subcommand == "ping" and as_json:
                 self._write_json({"layer": alias, "ok": False, "error": str(err), "attempts": []})
             raise
-        if subcommand == "ping":
-            asyncio.run(self._ping(alias, layer, as_json))
-        elif subcommand == "stats":
-            asyncio.run(self._stats(layer, as_json))
-        elif subcommand == "members":
-            asyncio.run(self._members(layer, str(options["group"]), options["timeout"], as_json))
-        elif subcommand == "send":
-            asyncio.run(self._send(layer, str(options["group"]), options["message"], as_json))
-        else:
+        if subcommand == "listen":
             _run_until_stopped(self._listen(layer, str(options["group"]), as_json))
+            return
+        with _quiet():
+            if subcommand == "ping":
+                asyncio.run(self._ping(alias, layer, as_json))
+            elif subcommand == "stats":
+                asyncio.run(self._stats(layer, as_json))
+            elif subcommand == "members":
+                group = str(options["group"])
+                asyncio.run(self._members(layer, group, options["timeout"], as_json))
+            else:
+                asyncio.run(self._send(layer, str(options["group"]), options["message"], as_json))
 
     # The subcommands
 
@@ -145,17 +159,14 @@ class Command(BaseCommand):
             attempts.append(attempt)
             if not as_json:
                 self._write_attempt(attempt)
-        error = None
-        try:
-            _require_one(attempts)
-        except CommandError as err:
-            error = str(err)
-            raise
-        finally:
-            if as_json:
-                steps = [_attempt_to_json(attempt) for attempt in attempts]
-                ok = error is None
-                self._write_json({"layer": alias, "ok": ok, "error": error, "attempts": steps})
+        failed = _all_failed(attempts)
+        error = f"{failed[0].failed}: {failed[0].error}" if failed else None
+        if as_json:
+            steps = [_attempt_to_json(attempt) for attempt in attempts]
+            ok = error is None
+            self._write_json({"layer": alias, "ok": ok, "error": error, "attempts": steps})
+        if error is not None:
+            raise CommandError(error)
 
     def _write_attempt(self, attempt: Attempt) -> None:
         address = "" if attempt.address is None else f" ({attempt.address})"
@@ -182,7 +193,9 @@ class Command(BaseCommand):
     ) -> None:
         seconds = timeout if isinstance(timeout, float) else 1.0
         async with _connected(layer):
-            members = await layer.group_members(group, seconds)
+            require_group(group)
+            # What may be missing is an error here, where nobody reads the log.
+            members = await layer._owner.run(LoopLayer.all_group_members, group, seconds)
         if as_json:
             self._write_json({"group": group, "members": members})
         for name in () if as_json else members:
@@ -207,7 +220,7 @@ class Command(BaseCommand):
             # Not to standard output: that has the messages.
             self.stderr.write(f"Listening to group {group}; Ctrl-C ends it", self.style.NOTICE)
             while True:
-                text = json.dumps(to_json(await layer.receive(channel)))
+                text = json.dumps(to_json(await layer.receive(channel)), ensure_ascii=False)
                 time = "" if as_json else f"{datetime.now():%H:%M:%S} "  # noqa: DTZ005
                 self.stdout.write(f"{time}{text}")
                 self.stdout.flush()
@@ -230,7 +243,7 @@ def _find_layer(alias: str) -> RabbitmqChannelLayer:
         raise CommandError(f"CHANNEL_LAYERS[{alias!r}]: {err}") from None
     if not isinstance(layer, RabbitmqChannelLayer):
         raise CommandError(
-            f"CHANNEL_LAYERS[{alias!r}] is a {type(layer).__name__}, no layer on RabbitMQ"
+            f"CHANNEL_LAYERS[{alias!r}] is of class {type(layer).__name__}, no layer on RabbitMQ"
         )
     return layer
 
@@ -242,7 +255,8 @@ async def _connected(layer: RabbitmqChannelLayer) -> AsyncIterator[None]:
     Raises :class:`CommandError` for what goes wrong within.
     """
     try:
-        await _connect(layer)
+        with _quiet():
+            await _connect(layer)
         try:
             yield
         except _FAILURES as err:
@@ -258,30 +272,56 @@ async def _connect(layer: RabbitmqChannelLayer) -> None:
         await layer.current_connection
 
     timeout = layer.options.send_timeout
+    patience = min(_PATIENCE, _PATIENCE_PART * timeout)
+    failed: list[Attempt] = []
     connecting = asyncio.create_task(wait())
     try:
         async with asyncio.timeout(timeout):
-            await asyncio.wait({connecting}, timeout=_PATIENCE)
+            await asyncio.wait({connecting}, timeout=patience)
             if not connecting.done():
-                attempts = [attempt async for attempt in ping(layer.options)]
-                _require_one(attempts)
+                failed = await _find_out(layer.options, timeout - patience)
+                if failed and not connecting.done():
+                    raise CommandError(_why(failed))
             await connecting
     except TimeoutError:
-        raise CommandError(
-            f"no connection to RabbitMQ within send_timeout ({timeout:g} s)"
-        ) from None
+        late = f"no connection to RabbitMQ within send_timeout ({timeout:g} s)"
+        addresses = ", ".join(map(str, layer.options.endpoints))
+        raise CommandError(f"{late}: {addresses}") from None
     finally:
         connecting.cancel()
 
 
-def _require_one(attempts: Sequence[Attempt]) -> None:
-    """Raise :class:`CommandError`, for the first, if every attempt failed.
+async def _find_out(options: Options, seconds: float) -> list[Attempt]:
+    """Try every address; give the attempts if all of them failed."""
+    most = _PING_PART * seconds / len(options.endpoints)
+    hasty = [
+        replace(endpoint, connect_timeout=min(endpoint.connect_timeout, most))
+        for endpoint in options.endpoints
+    ]
+    pinged = replace(options, endpoints=tuple(hasty), send_timeout=min(options.send_timeout, most))
+    return _all_failed([attempt async for attempt in ping(pinged)])
 
-    The layer itself needs one address that works.
-    """
-    failed = [attempt for attempt in attempts if attempt.failed is not None]
-    if len(failed) == len(attempts):
-        raise CommandError(f"{failed[0].failed}: {failed[0].error}")
+
+def _all_failed(attempts: list[Attempt]) -> list[Attempt]:
+    """The attempts, if every one failed: the layer itself needs one address that works."""
+    return [] if any(attempt.failed is None for attempt in attempts) else attempts
+
+
+def _why(failed: Sequence[Attempt]) -> str:
+    """Each address, the step that failed there, and the error."""
+    return "; ".join(f"{attempt.url}: {attempt.failed}: {attempt.error}" for attempt in failed)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave warnings out of the log: what they tell is in the error of the command."""
+    logger = logging.getLogger(_PACKAGE)
+    level = logger.level
+    logger.setLevel(max(logger.getEffectiveLevel(), logging.ERROR))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _run_until_stopped(work: Awaitable[None]) -> None:
@@ -305,8 +345,8 @@ def _run_until_stopped(work: Awaitable[None]) -> None:
 
 def _seconds(text: str) -> float:
     seconds = float(text)
-    if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError("must be a number of seconds")
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError("must be a number of seconds, more than 0")
     return seconds
 
 
