@@ -296,12 +296,12 @@ async def test_channel_limit(connection: Connection) -> None:
     """The 2,048th channel is refused with an error that says so; the connection goes on."""
     await connection.queue_declare("q")
     consumers = [connection.acking_consumer("q") for _ in range(2046)]
-    with pytest.raises(ChannelClosed, match="all 2047 channels are in use"):
+    with pytest.raises(ChannelClosed, match="all 2047 channels that users may open"):
         await connection.acking_consumer("q").next_delivery()
     consumers.pop().close()
     await until(lambda: len(connection.protocol._channels) == 2046)
     await connection.publish(b"x", routing_key="q")
-    with pytest.raises(ChannelClosed, match="all 2047 channels are in use"):
+    with pytest.raises(ChannelClosed, match="all 2047 channels that users may open"):
         await connection.acking_consumer("q").next_delivery()
 
 
