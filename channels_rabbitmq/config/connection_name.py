@@ -6,7 +6,6 @@ import itertools
 import os
 import socket
 import sys
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import PurePath
 
@@ -15,8 +14,9 @@ from django.conf import settings
 #: Most characters of a project's or a program's name.
 _MOST = 64
 
-#: Numbers for the layers of this process that would have the same name.
-_numbers: defaultdict[str | None, itertools.count[int]] = defaultdict(lambda: itertools.count(1))
+#: Which layers of this process have which numbers, where they would have the same name. Each use
+#: is one step of the interpreter, as a number may be given back between any two.
+_numbers: dict[tuple[str | None, int], object] = {}
 
 
 class ConnectionName:
@@ -32,6 +32,8 @@ class ConnectionName:
         self._program = program(sys.argv)
         #: Which of the process's layers of this name it is; the first is not numbered.
         self._number = 1
+        #: What it holds its number by.
+        self._token = object()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ConnectionName) and other.given == self.given
@@ -47,8 +49,17 @@ class ConnectionName:
         return name if self._number == 1 else f"{name} #{self._number}"
 
     def take_number(self) -> None:
-        """Tell this layer from others of the process that have the same name."""
-        self._number = next(_numbers[self.given])
+        """Tell this layer from others of the process that have the same name: the least is free."""
+        for number in itertools.count(1):
+            if _numbers.setdefault((self.given, number), self._token) is self._token:
+                self._number = number
+                return
+
+    def give_number_back(self) -> None:
+        """Leave the number to another layer, as this one has ended. May be called again."""
+        key = (self.given, self._number)
+        if _numbers.get(key) is self._token:
+            _numbers.pop(key, None)
 
     def _make(self) -> str:
         parts = [_plain(part)[:_MOST] for part in (project(), self._program) if part]

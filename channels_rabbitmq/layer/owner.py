@@ -389,6 +389,7 @@ class Owner:
             loop_layer = self._refuse_calls()
         if loop_layer is None:
             self._local.close()
+            self._options.connection_name.give_number_back()
             return
         # Several may be here at once; all of them wait until it is done.
         try:
@@ -403,6 +404,7 @@ class Owner:
                 if self._loop_layer is loop_layer:
                     self._release(loop_layer)
                 self._local.close()
+            self._options.connection_name.give_number_back()
         if loop_layer.thread is not None:
             loop_layer.thread.stop(_EXIT_TIMEOUT)
 
@@ -414,6 +416,7 @@ class Owner:
         for nothing.
         """
         loop_layer = self._refuse_calls()
+        self._options.connection_name.give_number_back()
         if loop_layer is None:
             return
         if loop_layer.thread is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import socket
@@ -13,6 +14,7 @@ from django.test import override_settings
 
 from channels_rabbitmq.config.connection_name import ConnectionName, program
 from channels_rabbitmq.config.options import Options
+from channels_rabbitmq.core import RabbitmqChannelLayer
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,33 @@ def test_layers_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (first, second, other):
         name.take_number()
     assert [str(name) for name in (first, second, other)] == [given, f"{given} #2", f"{given}-b"]
+
+
+def test_numbers_are_given_back() -> None:
+    """The next layer has the least number that is free; what was given back once stays so."""
+    given = f"web-{uuid.uuid4()}"
+    first, second, third, fourth = (ConnectionName(given) for _ in range(4))
+    for name in (first, second):
+        name.take_number()
+    first.give_number_back()
+    third.take_number()
+    first.give_number_back()
+    fourth.take_number()
+    said = [str(name) for name in (first, second, third, fourth)]
+    assert said == [given, f"{given} #2", given, f"{given} #3"]
+
+
+async def test_layers_give_numbers_back() -> None:
+    """One that is closed, or collected, leaves its number to the next."""
+    given = f"web-{uuid.uuid4()}"
+    for _ in range(3):
+        layer = RabbitmqChannelLayer(connection_name=given)
+        assert layer.connection_name == given
+        await layer.close()
+        assert layer.connection_name == given
+    for _ in range(3):
+        assert RabbitmqChannelLayer(connection_name=given).connection_name == given
+        gc.collect()
 
 
 def test_checking_options_takes_no_number() -> None:
