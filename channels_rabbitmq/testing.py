@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Unpack
+from typing import Unpack
 
 from asgiref.sync import async_to_sync
 from channels.layers import channel_layers
@@ -27,6 +27,8 @@ __all__ = ["IsolatedLayer", "wait_for_group"]
 
 #: How long :func:`wait_for_group` waits between two questions, in seconds.
 _INTERVAL = 0.01
+#: How long one question waits for processes that do not answer, in seconds.
+_ANSWER_TIMEOUT = 1.0
 
 
 class IsolatedLayer:
@@ -50,7 +52,8 @@ class IsolatedLayer:
 
     def __init__(self, alias: str = "default", **config: Unpack[Config]) -> None:
         self._alias = alias
-        self._config = config
+        #: Gives the options. Whatever shows an object's attributes then shows no URL and no key.
+        self._config: Callable[[], Config] = lambda: config
         #: The layer, within the context.
         self._layer: RabbitmqChannelLayer | None = None
         #: What was in its place; None for one that nobody had used.
@@ -59,13 +62,13 @@ class IsolatedLayer:
     def __enter__(self) -> RabbitmqChannelLayer:
         if self._layer is not None:
             raise RuntimeError("an IsolatedLayer cannot be entered twice")
-        backend, configured = _configured(self._alias)
-        config: Config = {
-            **configured,
-            "prefix": f"test-{secrets.token_hex(6)}",
-            **self._config,
-        }
-        self._layer = backend(**config)
+        backend, config = _configured(self._alias)
+        try:
+            config = {**config, "prefix": f"test-{secrets.token_hex(6)}", **self._config()}
+            self._layer = backend(**config)
+        finally:
+            # Error trackers, and ``pytest --showlocals``, show the variables of this frame.
+            del config
         self._replaced = channel_layers.set(self._alias, self._layer)
         return self._layer
 
@@ -107,11 +110,12 @@ class IsolatedLayer:
 
 def _configured(alias: str) -> tuple[type[RabbitmqChannelLayer], Config]:
     """The class of a layer in ``CHANNEL_LAYERS``, and its ``CONFIG``."""
-    layers: Mapping[str, Mapping[str, Any]] = getattr(settings, "CHANNEL_LAYERS", {})
-    if alias not in layers:
-        there = ", ".join(map(repr, layers)) or "none"
-        raise ImproperlyConfigured(f"CHANNEL_LAYERS has no {alias!r}; there are: {there}.")
-    path = layers[alias].get("BACKEND")
+    # No variable has options: see IsolatedLayer.__enter__().
+    there = list(getattr(settings, "CHANNEL_LAYERS", {}))
+    if alias not in there:
+        names = ", ".join(map(repr, there)) or "none"
+        raise ImproperlyConfigured(f"CHANNEL_LAYERS has no {alias!r}; there are: {names}.")
+    path = settings.CHANNEL_LAYERS[alias].get("BACKEND")
     wrong = f"BACKEND of CHANNEL_LAYERS[{alias!r}] is {path!r}, which"
     try:
         backend: object = import_string(str(path))
@@ -119,7 +123,7 @@ def _configured(alias: str) -> tuple[type[RabbitmqChannelLayer], Config]:
         raise ImproperlyConfigured(f"{wrong} cannot be imported: {err}") from err
     if not (isinstance(backend, type) and issubclass(backend, RabbitmqChannelLayer)):
         raise ImproperlyConfigured(f"{wrong} is no channel layer of channels_rabbitmq.")
-    return backend, layers[alias].get("CONFIG", {})
+    return backend, settings.CHANNEL_LAYERS[alias].get("CONFIG", {})
 
 
 async def _end(layer: RabbitmqChannelLayer) -> None:
@@ -142,19 +146,21 @@ async def wait_for_group(
     names: list[str] = []
     try:
         async with asyncio.timeout(timeout):
-            while len(names := await layer.group_members(group)) < members:
-                await asyncio.sleep(_INTERVAL)
             # A member is named from when it asked to join; its group may be bound a moment later.
-            await layer._owner.run(LoopLayer.wait_bound, group)
-            for name in names:
-                if name.partition("!")[0] != layer.queue_name:
-                    await layer.group_add(group, name)
+            while len(names := await layer._owner.run(_bound_members, group)) < members:
+                await asyncio.sleep(_INTERVAL)
     except NotAnswered:  # a TimeoutError, too
         raise
     except TimeoutError:
-        found = f"{len(names)} of {members} members"
-        raise TimeoutError(f"group {group!r} had {found} after {timeout:g} s") from None
+        reached = f"{len(names)} of {members} members"
+        raise TimeoutError(
+            f"messages of group {group!r} reached {reached} after {timeout:g} s"
+        ) from None
     return names
+
+
+async def _bound_members(loop_layer: LoopLayer, group: str) -> list[str]:
+    return await loop_layer.bound_members(group, _ANSWER_TIMEOUT)
 
 
 try:

@@ -171,6 +171,13 @@ class Groups:
 
     # Bindings
 
+    def bound_members(self, group: str) -> list[str]:
+        """The members here that messages of the group reach."""
+        topology = self._recovery.topology
+        if topology is None or not topology.bindings.is_bound(self._key(group)):
+            return []
+        return list(self._memberships.members(group))
+
     async def wait_bound(self, group: str) -> None:
         """Wait until RabbitMQ has the binding of a group, as long as that has a member here."""
         key = self._key(group)

@@ -49,6 +49,7 @@ from ..wire.messages import GROUP_KEY, Message
 from ..wire.requests import (
     ANSWER,
     ASK,
+    BOUND,
     FLUSH,
     HELLO,
     JOIN,
@@ -293,6 +294,12 @@ class Peers:
         answers = await self._ask_all(Answers(Question(MEMBERS, group)), timeout)
         return sorted(answers.names.union(own)), answers
 
+    async def bound_members(self, group: str, timeout: float) -> list[str]:
+        """List those that messages of the group reach, as far as the processes answer in time."""
+        own = self._bound_members(group)
+        answers = await self._ask_all(Answers(Question(BOUND, group)), timeout)
+        return sorted(answers.names.union(own))
+
     async def flush(self) -> None:
         """Empty all channels and groups, of every process, within ``send_timeout``."""
         timeout = self._options.send_timeout
@@ -361,6 +368,8 @@ class Peers:
         group, channel = question.group, question.channel
         if question.what == MEMBERS:
             return self._members(group)
+        if question.what == BOUND:
+            return self._bound_members(group)
         if question.what == FLUSH:
             await self._flush()
         elif question.what == JOIN:
@@ -372,6 +381,11 @@ class Peers:
     def _members(self, group: str) -> list[str]:
         state = self._state
         return [*state.memberships.members(group), *state.normal_memberships.members(group)]
+
+    def _bound_members(self, group: str) -> list[str]:
+        # Whoever puts a normal channel into a group binds its queue before that is established.
+        normal = self._state.normal_memberships.established(group)
+        return [*self._groups.bound_members(group), *normal]
 
     async def _flush(self) -> None:
         """Empty all channels and groups of this process, and the normal channels it used."""

@@ -255,10 +255,6 @@ class LoopLayer:
         else:
             self._groups.discard(group, channel)
 
-    def wait_bound(self, group: str) -> Awaitable[None]:
-        """Wait until messages of a group reach the members that it has here."""
-        return self._groups.wait_bound(group)
-
     def group_members(self, group: str, timeout: float) -> Awaitable[list[str]]:
         """All channels in a group, as far as the processes answer in time."""
         return self._peers.group_members(group, timeout)
@@ -266,6 +262,10 @@ class LoopLayer:
     def all_group_members(self, group: str, timeout: float) -> Awaitable[list[str]]:
         """The same; raises :class:`.NotAnswered` if there may be more."""
         return self._peers.all_group_members(group, timeout)
+
+    def bound_members(self, group: str, timeout: float) -> Awaitable[list[str]]:
+        """Those that messages of the group reach, as far as the processes answer in time."""
+        return self._peers.bound_members(group, timeout)
 
     def flush(self) -> Awaitable[None]:
         """Empty all channels and groups, of every process."""

@@ -66,6 +66,10 @@ class Memberships:
         """The channels in a group."""
         return self._groups.get(group, {}).keys()
 
+    def established(self, group: str) -> list[str]:
+        """The channels in a group that are not only claimed."""
+        return [name for name in self.members(group) if (group, name) not in self._claims]
+
     # Joining and leaving
 
     def claim(self, group: str, channel: str, claim: object, now: float) -> None:

@@ -21,7 +21,7 @@ HELLO, ASK, ANSWER = "!hello", "!ask", "!answer"
 PROBE = "!probe"
 
 #: What may be asked: of all processes, which only answer;
-PRESENT, MEMBERS = "present", "members"
+PRESENT, MEMBERS, BOUND = "present", "members", "bound"
 #: and of one, which does something.
 FLUSH, JOIN, LEAVE = "flush", "join", "leave"
 
@@ -93,7 +93,7 @@ class Question:
     @property
     def changes(self) -> bool:
         """Whether to carry it out twice is not the same as once."""
-        return self.what not in (PRESENT, MEMBERS)
+        return self.what not in (PRESENT, MEMBERS, BOUND)
 
     def message(self, sender: Sender) -> Message:
         """The message that asks it."""
@@ -174,7 +174,7 @@ def _read_question(
     here = isinstance(to, str) and receiver.own(to)
     if what == PRESENT:
         valid = (group, channel, to) == ("", "", "")
-    elif what == MEMBERS:
+    elif what in (MEMBERS, BOUND):
         valid = is_group(group) and (channel, to) == ("", "")
     elif what == FLUSH:
         valid = here and (group, channel) == ("", "")

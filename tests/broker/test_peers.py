@@ -117,6 +117,31 @@ async def test_group_members(one: Process, two: Process) -> None:
     assert await one.peers.all_group_members("room", 5) == MEMBERS_OF_BOTH
 
 
+async def test_bound_members(one: Process, two: Process, rabbit: FakeRabbit) -> None:
+    """Who joins counts once RabbitMQ has the binding, in whichever process."""
+    assert await one.peers.bound_members("room", 5) == []
+    rabbit.silent = (Queue.Bind,)
+    joining = [
+        asyncio.ensure_future(two.groups.add("room", "channels_two!b")),
+        asyncio.ensure_future(one.groups.add("room", "channels_one!a")),
+        asyncio.ensure_future(two.normal.group_add("room", "jobs")),
+    ]
+    await asyncio.sleep(0)
+    assert await one.peers.group_members("room", 5) == MEMBERS_OF_BOTH
+    assert await one.peers.bound_members("room", 5) == []
+    assert not any(each.done() for each in joining)
+    rabbit.silent = ()
+    rabbit.cut()
+    await until(lambda: one.recovery.topology is None)
+    assert await one.peers.bound_members("room", 0) == []
+    await asyncio.gather(*joining)
+
+    async def all_bound() -> bool:
+        return await one.peers.bound_members("room", 5) == MEMBERS_OF_BOTH
+
+    await until(all_bound)
+
+
 async def test_long_answers(one: Process, two: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     """They come in several messages."""
     monkeypatch.setattr(two.peers, "_names_per_part", 10)

@@ -35,6 +35,19 @@ def test_first_and_last_member() -> None:
     assert list(memberships.members("g")) == []
 
 
+def test_established() -> None:
+    """What is only claimed is a member that may still go."""
+    memberships = Memberships()
+    claim = object()
+    memberships.claim("g", "a", claim, 0.0)
+    memberships.establish("g", "b", 0.0)
+    assert list(memberships.members("g")) == ["a", "b"]
+    assert memberships.established("g") == ["b"]
+    memberships.keep("g", "a", 0.0)
+    assert memberships.established("g") == ["a", "b"]
+    assert memberships.established("other") == []
+
+
 def test_channels_in_groups() -> None:
     """A channel is in use by groups until it has left the last of them."""
     memberships = Memberships()

@@ -24,6 +24,7 @@ from django.views.debug import ExceptionReporter, get_default_exception_reporter
 from channels_rabbitmq.config.options import Options
 from channels_rabbitmq.core import RabbitmqChannelLayer
 from channels_rabbitmq.errors import NotConnected
+from channels_rabbitmq.testing import IsolatedLayer
 from devtools.broker import Broker
 from tests.helpers.pages import snippet
 from tests.helpers.rabbit import MakeLayer, close_connections
@@ -101,6 +102,31 @@ def test_refused_options(change: dict[str, object]) -> None:
         RabbitmqChannelLayer(**config)
     if "no=" not in str(change):
         assert MARK not in shown(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("alias", "change"),
+    [("default", {}), ("default", {"expiri": 5}), ("wrong", {}), ("missing", {}), ("none", {})],
+)
+def test_isolated_layers(alias: str, change: dict[str, object]) -> None:
+    """A layer for a test that cannot be made tells as little, and so does its context."""
+    config: dict[str, Any] = {"host": f"amqp://{USER}:{PASSWORD}@host", **KEYS}
+    layers = {
+        "default": {"BACKEND": BACKEND, "CONFIG": config},
+        "wrong": {"BACKEND": BACKEND, "CONFIG": {**config, "expiry": -1}},
+        "missing": {"BACKEND": "no.such.Layer", "CONFIG": config},
+    }
+    isolated = IsolatedLayer(alias, **{**config, **change})
+    assert MARK not in repr(vars(isolated))
+    with override_settings(CHANNEL_LAYERS=layers):
+        if (alias, change) == ("default", {}):
+            with isolated as layer:
+                assert layer.options.endpoints[0].password == PASSWORD
+        else:
+            with pytest.raises(ImproperlyConfigured) as raised:
+                isolated.__enter__()
+            assert MARK not in shown(raised.value)
+    assert MARK not in repr(vars(isolated))
 
 
 def pages_of_an_error() -> str:

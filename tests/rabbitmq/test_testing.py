@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -13,9 +14,11 @@ from channels.exceptions import StopConsumer
 from channels.layers import channel_layers, get_channel_layer
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
+from pamqp.commands import Queue
 
-from channels_rabbitmq.core import RabbitmqChannelLayer
+from channels_rabbitmq.core import RabbitmqChannelLayer, get_layer
 from channels_rabbitmq.testing import IsolatedLayer, wait_for_group
+from tests.broker.fake_rabbit import FakeRabbit, running
 from tests.helpers.pages import ROOT
 from tests.helpers.proxy import Proxy
 from tests.helpers.rabbit import MakeLayer
@@ -183,8 +186,50 @@ async def test_not_joined(url: str) -> None:
     async with IsolatedLayer(host=url) as layer:
         await layer.group_add("room", await layer.new_channel())
         await wait_for_group("room")
-        with pytest.raises(TimeoutError, match=r"group 'room' had 1 of 2 members after 1 s"):
+        with pytest.raises(TimeoutError, match=r"group 'room' reached 1 of 2 members after 1 s"):
             await wait_for_group("room", 2, timeout=1)
+
+
+async def test_not_bound() -> None:
+    """Whoever joined and has no binding yet is not counted."""
+    rabbit = FakeRabbit()
+    async with running(rabbit) as port:
+        config = {"host": f"amqp://guest:guest@127.0.0.1:{port}?heartbeat=0", "send_timeout": 0.1}
+        layers = {"default": {"BACKEND": BACKEND, "CONFIG": config}}
+        with override_settings(CHANNEL_LAYERS=layers):
+            layer = get_layer()
+            try:
+                await layer.current_connection
+                rabbit.silent = (Queue.Bind,)
+                await layer.group_add("room", await layer.new_channel())
+                with pytest.raises(TimeoutError, match=r"reached 0 of 1 members after 0\.5 s"):
+                    await wait_for_group("room", timeout=0.5)
+            finally:
+                await layer.close()
+
+
+async def test_brings_nobody_back(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who leaves while the answers are on their way stays outside."""
+    async with IsolatedLayer(host=url) as layer:
+        other = RabbitmqChannelLayer(host=url, prefix=layer.options.prefix)
+        try:
+            names = [await other.new_channel(), "jobs"]
+            for name in names:
+                await other.group_add("room", name)
+            run = layer._owner.run
+
+            async def run_and_leave(*args: Any, **options: Any) -> object:
+                result = await run(*args, **options)
+                for name in names:
+                    await other.group_discard("room", name)
+                return result
+
+            with monkeypatch.context() as patch:
+                patch.setattr(layer._owner, "run", run_and_leave)
+                assert await wait_for_group("room", 2) == sorted(names)
+            assert await layer.group_members("room") == []
+        finally:
+            await other.close()
 
 
 def test_without_pytest() -> None:

@@ -13,6 +13,7 @@ from channels_rabbitmq.wire.names import is_channel, is_group, is_queue, require
 from channels_rabbitmq.wire.requests import (
     ANSWER,
     ASK,
+    BOUND,
     FLUSH,
     HELLO,
     JOIN,
@@ -64,6 +65,7 @@ def test_questions_differ() -> None:
     [
         Question(PRESENT),
         Question(MEMBERS, "g"),
+        Question(BOUND, "g"),
         Question(FLUSH, to=ME),
         Question(JOIN, "g" * 200, f"{ME}!x", ME),
         Question(LEAVE, "g", f"{ME}!x", ME),
@@ -86,6 +88,8 @@ def test_questions(question: Question) -> None:
         Question(MEMBERS, "g" * 201),
         Question(MEMBERS, "!ask"),
         Question(MEMBERS, "g", to=ME),
+        Question(BOUND),
+        Question(BOUND, "g", to=ME),
         Question(FLUSH),
         Question(FLUSH, to="channels_other"),
         Question(FLUSH, "g", to=ME),
