@@ -242,8 +242,8 @@ async def test_send(make_layer: MakeLayer, amqp_url: str) -> None:
     here = make_layer()
     channel = await here.new_channel()
     await here.group_add("room", channel)
-    message = {"type": "chat.line", "text": "h\u00e9", "n": [1, None, 2.5]}
-    assert await command("send", "room", json.dumps(message), host=amqp_url) == ""
+    message = {"type": "chat.line", "text": "h\u00e9", "n": [1, None, 2.5], "data": b"\0\xff"}
+    assert await command("send", "room", json.dumps(to_json(message)), host=amqp_url) == ""
     assert await here.receive(channel) == message
     out = await command("send", "room", "{}", "--json", host=amqp_url)
     assert json.loads(out) == {"group": "room", "sent": True}
@@ -344,7 +344,8 @@ async def test_wrong_names_and_messages(amqp_url: str) -> None:
         assert "must be a str of 1 to 200" in error
     error, _ = await failing("send", "room", f'{{"n": {2**70}}}', host=amqp_url)
     assert "64 bits" in error
-    for text in ("{", "[]", "5"):
+    bad = [{"n": float("nan")}, {"__asgi_bytes__": "?"}, {"a": {"__asgi_bytes__": "", "b": 1}}]
+    for text in ("{", "[]", "5", *map(json.dumps, bad)):
         error, _ = await failing("send", "room", text, host=amqp_url)
         assert "argument JSON:" in error
     error, _ = await failing("members", "room", "--timeout", "-1", host=amqp_url)

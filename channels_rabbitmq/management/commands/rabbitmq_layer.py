@@ -31,6 +31,7 @@ from ...core import RabbitmqChannelLayer
 from ...errors import NotAnswered
 from ...layer.loop_layer import LoopLayer
 from ...wire.names import require_group
+from ...wire.serializers import BYTES_KEY
 
 __all__ = ["Command"]
 
@@ -352,12 +353,27 @@ def _seconds(text: str) -> float:
 
 def _message(text: str) -> dict[str, object]:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_hook=_object, parse_constant=_refuse_constant)
     except ValueError as err:
         raise argparse.ArgumentTypeError(f"is no JSON: {err}") from None
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError('must be an object, such as {"type": "chat.line"}')
     return value
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is none of its numbers")
+
+
+def _object(found: dict[str, object]) -> object:
+    """An object of JSON; bytes, if it is what :func:`to_json` makes of bytes."""
+    if BYTES_KEY not in found:
+        return found
+    value = found[BYTES_KEY]
+    if len(found) == 1 and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return base64.b64decode(value, validate=True)
+    raise ValueError(f"{BYTES_KEY!r} is a key alone, with base64")
 
 
 def _attempt_to_json(attempt: Attempt) -> dict[str, object]:
@@ -372,7 +388,7 @@ def to_json(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return [to_json(item) for item in value]
     if isinstance(value, bytes):
-        return {"__asgi_bytes__": base64.b64encode(value).decode()}
+        return {BYTES_KEY: base64.b64encode(value).decode()}
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if value is None or isinstance(value, (str, int, float)):
