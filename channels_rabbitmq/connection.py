@@ -582,7 +582,9 @@ def _require_stream_offset(arguments: Arguments | None) -> None:
 
     RabbitMQ 3.10 ends the connection over another (541), and it is the layer's.
     """
-    if not isinstance(arguments, dict) or "x-stream-offset" not in arguments:
+    if arguments is not None and not isinstance(arguments, dict):
+        raise TypeError(f"arguments must be a dict, not of type {type(arguments).__name__}")
+    if arguments is None or "x-stream-offset" not in arguments:
         return
     offset = arguments["x-stream-offset"]
     if isinstance(offset, bool) or not isinstance(offset, (int, str, datetime)):

@@ -137,7 +137,10 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
 
     def __repr__(self) -> str:
         # Debug pages show a layer that could not be made, too.
-        return f"<{type(self).__name__} {getattr(self, '_owner', 'with a wrong option')}>"
+        owner = getattr(self, "_owner", None)
+        if owner is None:
+            return f"<{type(self).__name__} with a wrong option>"
+        return f"<{type(self).__name__} {self.connection_name} {owner}>"
 
     @property
     def queue_name(self) -> str:

@@ -46,7 +46,7 @@ async def layer() -> AsyncIterator[RabbitmqChannelLayer]:
 
 def unused(layer: RabbitmqChannelLayer) -> bool:
     """Whether nothing was begun: no connection, no thread."""
-    return repr(layer) == "<RabbitmqChannelLayer <Owner unowned, None>>"
+    return repr(layer) == (f"<RabbitmqChannelLayer {layer.connection_name} <Owner unowned, None>>")
 
 
 @pytest.mark.parametrize(
