@@ -44,7 +44,9 @@ class HealthChecks:
                 await topology.wait_writable()
                 await topology.publish_to_itself(body)
                 delivered_before = topology.delivered
-                await arrived
+                waited = {arrived, topology.ended}
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+                return arrived.done()  # or the connection ended, and the message with it
         except MessageReturned:
             return False  # the queue is gone
         except ServerSentNack:
@@ -56,7 +58,6 @@ class HealthChecks:
             return topology.window_full or topology.delivered > delivered_before
         finally:
             del self._under_way[key]
-        return True
 
     def arrived(self, message: Message) -> None:
         """Note that a message came back; a stranger's, or one that is late, does nothing."""
