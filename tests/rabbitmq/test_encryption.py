@@ -206,7 +206,7 @@ async def test_keys_change_under_traffic(amqp_url: str) -> None:
         while True:
             chatters[sent % len(chatters)].process.tell({"n": sent})
             sent += 1
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.01)
 
     with ExitStack() as stack:
 

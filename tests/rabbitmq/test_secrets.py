@@ -166,6 +166,7 @@ def test_nothing_keeps_the_url() -> None:
     assert [cache.cache_info()[:2] for cache in caches] == before
 
 
+@pytest.mark.slow
 async def test_outages(log: pytest.LogCaptureFixture) -> None:
     """A server that hangs up, and none at all: each error, log line and repr is clean."""
     async with serve(refuse) as port:

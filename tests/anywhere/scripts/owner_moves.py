@@ -146,6 +146,8 @@ def closed_over_its_tasks() -> None:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     loop = asyncio.new_event_loop()
     channel = loop.run_until_complete(join("closed"))
+    # Nothing of the start is under way any more: Python would complain of that, too.
+    assert loop.run_until_complete(layer.group_members("closed")) == [channel]
     waiting = loop.create_task(layer.receive(channel))
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
