@@ -7,10 +7,8 @@ anew, and closed at the end of the process.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import concurrent.futures
 import contextlib
-import os
 import random
 import threading
 import weakref
@@ -29,6 +27,7 @@ from ..errors import (
     describe,
 )
 from ..layer.loop_thread import LoopThread
+from ..layer.process_hooks import EXIT_TIMEOUT, follow_process
 from .cloud_events import EncodedEvent
 
 __all__ = ["BlockingPublisher"]
@@ -42,12 +41,9 @@ _HOLD_OFF = 1.0
 _LOOK_INTERVAL = 0.1
 #: How long the thread may take beyond a call's own time-out, in seconds, before it is given up.
 _THREAD_MARGIN = 5.0
-#: How long the closing handshake may take, in seconds, and how long to wait for the thread.
+#: How long the closing handshake may take, in seconds.
 _CLOSE_TIMEOUT = 1.0
-_EXIT_TIMEOUT = 2.0
 
-#: Every publisher of the process, for what concerns them all: exit and fork.
-_publishers: weakref.WeakSet[BlockingPublisher] = weakref.WeakSet()
 #: The task of each connection, which closes it. An event loop keeps no task from being collected.
 _tasks: set[asyncio.Task[None]] = set()
 #: What a forked child has from its parent. Kept, so that no destructor touches the parent's
@@ -74,7 +70,7 @@ class BlockingPublisher:
         #: Held while the thread is started or stopped.
         self._lock = threading.Lock()
         self._running = _Running()
-        _publishers.add(self)
+        follow_process(self)
         weakref.finalize(self, self._running.stop).atexit = False
 
     def publish(
@@ -99,7 +95,7 @@ class BlockingPublisher:
     def close(self) -> None:
         """Close the connection. The next call makes another."""
         with self._lock:
-            self._running.stop(_EXIT_TIMEOUT)
+            self._running.stop(EXIT_TIMEOUT)
 
     def exit(self, timeout: float = 0.0) -> None:
         """Close the connection as the interpreter exits; a lock may be held for ever by then."""
@@ -358,20 +354,3 @@ def _require_unblocked(connection: Connection, *, sent: bool) -> None:
     blocked = connection.protocol.blocked
     if blocked is not None:
         raise NotConnected(f"RabbitMQ takes no messages: {blocked}", sent=sent)
-
-
-def _exit() -> None:
-    publishers = list(_publishers)
-    for publisher in publishers:  # all of them leave RabbitMQ at the same time
-        publisher.exit()
-    for publisher in publishers:
-        publisher.exit(_EXIT_TIMEOUT)
-
-
-def _forked() -> None:
-    for publisher in list(_publishers):
-        publisher.forked()
-
-
-atexit.register(_exit)
-os.register_at_fork(after_in_child=_forked)

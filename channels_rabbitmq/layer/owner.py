@@ -30,11 +30,9 @@ The queue's name, memberships and unread messages go along from owner to owner. 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import contextvars
 import enum
-import os
 import threading
 import weakref
 from collections import deque
@@ -56,21 +54,17 @@ from ..statistics import Statistics
 from ..wire.serializers import Codec
 from .loop_layer import LoopLayer
 from .loop_thread import LoopThread
+from .process_hooks import EXIT_TIMEOUT, follow_process
 from .snapshot import take_snapshot
 from .transient_loops import is_transient
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
-#: How long the interpreter's exit, or :meth:`Owner.close`, waits for our own thread, in seconds.
-_EXIT_TIMEOUT = 2.0
-
 #: How long after the end of the owning loop another one is asked to take over, in seconds. Loops
 #: often end together: that one may be on its last turns, and the connection would be left on it.
 _TAKE_OVER_DELAY = 0.05
 
-#: Every owner of the process, for what concerns them all: exit and fork.
-_owners: weakref.WeakSet[Owner] = weakref.WeakSet()
 #: What a forked child has from its parent. Kept, so that no destructor touches the parent's
 #: socket, loop or selector.
 _inherited: list[object] = []
@@ -106,7 +100,7 @@ class Owner:
         options.connection_name.take_number()
         self.codec = codec
         self._begin(Ownership.UNOWNED)
-        _owners.add(self)
+        follow_process(self)
 
     def _begin(self, ownership: Ownership) -> None:
         """Start with no owner: when made, and in a child after a fork."""
@@ -406,7 +400,7 @@ class Owner:
                 self._local.close()
             self._options.connection_name.give_number_back()
         if loop_layer.thread is not None:
-            loop_layer.thread.stop(_EXIT_TIMEOUT)
+            loop_layer.thread.stop(EXIT_TIMEOUT)
 
     def drop(self) -> None:
         """End the connection, as the layer was garbage-collected.
@@ -443,20 +437,3 @@ class Owner:
             self._loop_layer.recovery.disown()
         _inherited.append((self._loop_layer, self._local))
         self._begin(Ownership.CLOSED if self._closed else Ownership.UNOWNED)
-
-
-def _exit() -> None:
-    owners = list(_owners)
-    for owner in owners:  # all of them leave RabbitMQ at the same time
-        owner.exit()
-    for owner in owners:
-        owner.exit(_EXIT_TIMEOUT)
-
-
-def _forked() -> None:
-    for owner in list(_owners):
-        owner.forked()
-
-
-atexit.register(_exit)
-os.register_at_fork(after_in_child=_forked)
