@@ -127,7 +127,8 @@ async def process(port: int, queue_name: str = "", **config: object) -> AsyncIte
     """A process that is connected, and closed in the end."""
     made = Process(port, queue_name, **config)
     try:
-        await made.recovery.wait_topology()
+        # However long that takes: send_timeout may be shorter than a busy machine needs.
+        await made.recovery.wait_topology(patient=True)
         yield made
     finally:
         await made.close()

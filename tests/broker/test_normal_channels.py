@@ -465,7 +465,7 @@ class TestGroups:
         self, rabbit: FakeRabbit, port: int, caplog: pytest.LogCaptureFixture
     ) -> None:
         """While RabbitMQ does not answer, calls end in time with a warning; the rest follows."""
-        async with process(port, send_timeout=0.05) as here:
+        async with process(port, send_timeout=0.3) as here:
             rabbit.silent = (Queue.Bind, Queue.Unbind)
             await here.normal.group_add("room", "jobs")
             assert "Group room is not bound yet: RabbitMQ is slow" in caplog.text
