@@ -24,7 +24,6 @@ def layer(
     """A layer that get_channel_layer() gives, too."""
     layer = make_layer(host=private_url, groups_exchange="groups")
     monkeypatch.setitem(channel_layers.backends, "default", layer)
-    monkeypatch.setattr(
-        django.conf.settings, "CHANNEL_LAYERS", {"default": {"BACKEND": "not used"}}
-    )
+    backend = f"{RabbitmqChannelLayer.__module__}.{RabbitmqChannelLayer.__qualname__}"
+    monkeypatch.setattr(django.conf.settings, "CHANNEL_LAYERS", {"default": {"BACKEND": backend}})
     return layer
