@@ -40,7 +40,7 @@ def draw(target: Path, files: Sequence[Path]) -> None:
         axes.set_ylim(bottom=0)
         axes.spines[["top", "right"]].set_visible(False)
     rows[-1][0].set_xlabel("seconds")
-    rows[0][0].legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
+    rows[-1][0].legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.25))
     figure.tight_layout()
     figure.savefig(target, metadata={"Date": None}, facecolor="white")
     # No trailing blanks: they disturb whoever reads a diff.
