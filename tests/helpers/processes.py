@@ -140,6 +140,19 @@ class Process:
             os.killpg(self._process.pid, signal.SIGKILL)
 
 
+def require_import(statement: str, *, without: str) -> None:
+    """Import in a new process, without a word, as where the package ``without`` is missing."""
+    code = f"import sys; sys.modules[{without!r}] = None; {statement}"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @contextlib.contextmanager
 def started(
     command: Sequence[str], *, cwd: Path = ROOT, environment: Mapping[str, str] | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +18,7 @@ from pamqp.commands import Queue
 from channels_rabbitmq.core import RabbitmqChannelLayer, get_layer
 from channels_rabbitmq.testing import IsolatedLayer, wait_for_group
 from tests.broker.fake_rabbit import FakeRabbit, running
-from tests.helpers.pages import ROOT
+from tests.helpers.processes import require_import
 from tests.helpers.proxy import Proxy
 from tests.helpers.rabbit import MakeLayer
 
@@ -234,12 +233,4 @@ async def test_brings_nobody_back(url: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_without_pytest() -> None:
     """The module can be imported where pytest is not installed."""
-    code = "import sys; sys.modules['pytest'] = None; from channels_rabbitmq.testing import *"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    require_import("from channels_rabbitmq.testing import *", without="pytest")
