@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -18,7 +17,7 @@ from channels_rabbitmq.core import RabbitmqChannelLayer
 from tests.helpers.connections import loop_in_thread
 from tests.helpers.processes import running
 from tests.helpers.rabbit import MakeLayer
-from tests.helpers.waiting import until
+from tests.helpers.readers import cancelled_as_it_comes
 
 NESTED = {"type": "chat", "lines": [{"text": "a"}, {"text": "b"}]}
 FLAT = {"type": "chat", "text": "a"}
@@ -212,13 +211,8 @@ async def test_cancelled(traced: Traced) -> None:
     await layer.current_connection
     with loop_in_thread() as other:
         for number in range(20):
-            reading = asyncio.run_coroutine_threadsafe(layer.receive(channel), other)
-            await until(lambda: layer.statistics().channels == 1)
-            await layer.send(channel, {"n": number})
-            reading.cancel()
-            await asyncio.sleep(0)
-            if reading.cancelled():
-                assert await asyncio.wait_for(layer.receive(channel), 10) == {"n": number}
+            message = {"n": number}
+            assert await cancelled_as_it_comes(layer, channel, message, other) == message
     assert all(len(span.links) == 1 for span in traced.spans("receive"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 import tracemalloc
 from collections import Counter
@@ -354,17 +355,20 @@ class Steps:
 
 @contextlib.contextmanager
 def counted() -> Iterator[Steps]:
-    """Count the calls of functions while something is done."""
+    """Count the calls of functions while something is done, but none of a garbage collection."""
     steps = Steps()
 
     def note(frame: FrameType, event: str, arg: object) -> None:
         steps.number += event in ("call", "c_call")
 
+    gc.collect()
+    gc.disable()
     sys.setprofile(note)
     try:
         yield steps
     finally:
         sys.setprofile(None)
+        gc.enable()
 
 
 class TestRelief:

@@ -22,6 +22,7 @@ from tests.helpers import rabbit
 from tests.helpers.connections import loop_in_thread
 from tests.helpers.proxy import Proxy
 from tests.helpers.rabbit import MakeLayer
+from tests.helpers.readers import cancelled_as_it_comes
 from tests.helpers.waiting import until
 
 
@@ -317,13 +318,8 @@ async def test_returned_copies(make_layer: MakeLayer) -> None:
     await layer.current_connection
     with loop_in_thread() as other:
         for number in range(50):
-            reading = asyncio.run_coroutine_threadsafe(layer.receive(channel), other)
-            await until(lambda: checked(layer).channels == 1)
-            await layer.send(channel, {"n": number})
-            reading.cancel()
-            await asyncio.sleep(0)
-            if checked(layer).unread or reading.cancelled():
-                await layer.receive(channel)
+            message = {"n": number}
+            assert await cancelled_as_it_comes(layer, channel, message, other) == message
     numbers = checked(layer)
     assert numbers.received == 50
     assert numbers.copies == numbers.delivered >= 50
