@@ -19,7 +19,7 @@ from .cases import FEW_PEERS, QUICK_PEERS, Case
 from .peers import CAPACITY, PREFETCH, REQUIREMENTS, TOLD, Peer
 from .processes import STATE, execute, run_worker
 from .results import LIMIT, Results
-from .servers import SERVERS
+from .servers import SERVERS, settle
 
 #: When a quick run starts nothing more, and how long one of its runs may take, in seconds.
 QUICK_END, QUICK_TIMEOUT = 160.0, 8.0
@@ -115,15 +115,19 @@ class Bench:
             )
 
     def _run_one(self, case: Case, key: str) -> tuple[dict[str, float], str]:
-        """Run one workload of one peer, in a process of its own."""
+        """Run one workload of one peer, in a process of its own, and let its server settle."""
+        used = "RabbitMQ" if key == LIMIT else self.peers[key].server
+        server = self._servers[used] if used else None
+        port = server.port if server else 0
         if key == LIMIT:
-            name, spec = "ours", case.spec(quick=self.quick, port=self._servers["RabbitMQ"].port)
+            name, spec = "ours", case.spec(quick=self.quick, port=port)
         else:
             peer = self.peers[key]
-            port = self._servers[peer.server].port if peer.server else 0
             name, spec = peer.environment, peer.spec(case, port, quick=self.quick)
         timeout = QUICK_TIMEOUT if self.quick else TIMEOUT
         figures, error = run_worker(self._environments[name].python, spec, timeout)
+        if server and not settle(server):
+            print(f"  {used} has not come to rest after {case.key} by {key}", flush=True)
         return dict(figures), error
 
     def _facts(self, command: str) -> dict[str, str]:

@@ -28,6 +28,7 @@ from .limits import Raw
 from .multiprocess import Child
 from .peers import PEERS
 from .results import OURS
+from .servers import settle
 from .spec import Figures, Spec
 
 #: How many processes there are, one after the other.
@@ -189,7 +190,8 @@ class Crew:
         return added
 
     async def join(self, children: Sequence[Child], count: int) -> Join:
-        """Have children join groups of their own at once."""
+        """Have children join groups of their own at once, on nodes with nothing else to do."""
+        await asyncio.gather(*(asyncio.to_thread(settle, node) for node in self.nodes))
         cpu, started = self.cpu, time.perf_counter()
         await all_do(children, "join", count=count)
         wall, cpu = time.perf_counter() - started, self.cpu - cpu

@@ -12,6 +12,7 @@ import statistics
 import struct
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -33,8 +34,9 @@ ENVELOPE = 110
 FRAME_MAX = 131072
 WINDOW = 5000
 LARGE = 100_000
-#: Over how many AMQP channels keys are bound: which is fastest differs by RabbitMQ's version.
-BINDERS = (1, 8, 128)
+#: Over how many AMQP channels keys are bound, where RabbitMQ stores them in Mnesia, and in Khepri:
+#: those next to what is fastest there.
+BINDERS = {False: (1, 4, 8), True: (32, 64, 128)}
 
 
 class Locked(Exception):
@@ -42,9 +44,13 @@ class Locked(Exception):
 
 
 class Raw:
-    """A connection with channels: 1 confirms publishes, 2 consumes without acknowledging."""
+    """A connection with channels: 1 confirms publishes, 2 consumes without acknowledging.
 
-    def __init__(self, port: int, channels: int = 2) -> None:
+    Its queue has a name that nobody else had, unless it is given one.
+    """
+
+    def __init__(self, port: int, channels: int = 2, queue: str = "") -> None:
+        self.queue = queue or f"limit-{uuid.uuid4().hex}"
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
@@ -65,7 +71,7 @@ class Raw:
             self.call(pamqp.commands.Channel.Open(), channel)
         declared = self.call(
             pamqp.commands.Queue.Declare(
-                queue="limit",
+                queue=self.queue,
                 exclusive=True,
                 arguments={"x-max-length": 100_000, "x-overflow": "reject-publish"},
             ),
@@ -78,7 +84,7 @@ class Raw:
 
     def consume(self) -> None:
         """Consume our own queue."""
-        self.call(pamqp.commands.Basic.Consume(queue="limit", consumer_tag="t", no_ack=True), 2)
+        self.call(pamqp.commands.Basic.Consume(queue=self.queue, consumer_tag="t", no_ack=True), 2)
 
     def read(self) -> pamqp.frame.FrameTypes:
         """Wait for the next frame."""
@@ -101,11 +107,11 @@ class Raw:
         return self.read()
 
 
-def publish_frames(payload: int) -> bytes:
-    """All frames of one publish to our own queue."""
+def publish_frames(queue: str, payload: int) -> bytes:
+    """All frames of one publish to a queue."""
     body = b"x" * (payload + ENVELOPE - len(MARKER)) + MARKER
     frames: list[pamqp.frame.FrameTypes] = [
-        pamqp.commands.Basic.Publish(exchange="", routing_key="limit"),
+        pamqp.commands.Basic.Publish(exchange="", routing_key=queue),
         pamqp.header.ContentHeader(0, len(body), pamqp.commands.Basic.Properties()),
     ]
     step = FRAME_MAX - 8
@@ -134,7 +140,7 @@ def send(spec: Spec, *, senders: int, payload: int) -> Figures:
     """Publish, confirm, deliver: as many as go through."""
     raw = Raw(spec.port)
     raw.consume()
-    frames = publish_frames(payload)
+    frames = publish_frames(raw.queue, payload)
     # Large messages: no more under way than the layers have senders.
     window = WINDOW if payload < LARGE else senders
     burst = min(100, window)
@@ -174,7 +180,7 @@ def latency(spec: Spec) -> Figures:
     """One message at a time: over a blocking socket, and by asyncio with the least of protocols."""
     raw = Raw(spec.port)
     raw.consume()
-    frames = publish_frames(100)
+    frames = publish_frames(raw.queue, 100)
     arrivals = Arrivals(raw)
     times: list[float] = []
     deadline = time.perf_counter() + spec.seconds / 2
@@ -209,7 +215,7 @@ class Wakes(asyncio.Protocol):
 async def round_trips(raw: Raw, seconds: float) -> float:
     """The median seconds of one message at a time by asyncio."""
     loop = asyncio.get_running_loop()
-    frames = publish_frames(100)
+    frames = publish_frames(raw.queue, 100)
     raw.socket.setblocking(False)
     transport, protocol = await loop.create_connection(lambda: Wakes(MARKER), sock=raw.socket)
     times: list[float] = []
@@ -230,7 +236,7 @@ def plain(spec: Spec) -> Figures:
     raw.socket.setblocking(False)
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()
-    frames = publish_frames(100)
+    frames = publish_frames(raw.queue, 100)
     transport, protocol = asyncio.run_coroutine_threadsafe(
         loop.create_connection(lambda: Wakes(b""), sock=raw.socket), loop
     ).result()
@@ -254,36 +260,40 @@ def plain(spec: Spec) -> Figures:
     return {"rate": count / (time.perf_counter() - started), "messages": count}
 
 
-def own_groups(spec: Spec, *, groups: int) -> Figures:
+def own_groups(spec: Spec, *, groups: int, **_: float) -> Figures:
     """Bind that many keys over some AMQP channels, without an answer to each; the best of them."""
-    raw = Raw(spec.port, max(BINDERS))
-    raw.call(pamqp.commands.Exchange.Declare(exchange="groups", exchange_type="direct"), 1)
+    raw = Raw(spec.port)
+    binders = BINDERS[raw.version >= 4]
+    for channel in range(3, max(binders) + 1):
+        raw.call(pamqp.commands.Channel.Open(), channel)
     found: dict[str, float] = {}
-    for channels in BINDERS:
+    for channels in binders:
         walls: list[float] = []
-        deadline = time.perf_counter() + spec.seconds / len(BINDERS)
+        deadline = time.perf_counter() + spec.seconds / len(binders)
         while len(walls) < 2 or time.perf_counter() < deadline:
             keys = [f"g{channels}.{len(walls)}.{number}" for number in range(groups)]
-            walls.append(_bind(raw, channels, keys))
+            walls.append(bind_all(raw, channels, keys))
         found[f"join_rate_{channels}"] = groups / statistics.median(walls[1:])
     return {"join_rate": max(found.values()), **found}
 
 
-def _bind(raw: Raw, channels: int, keys: Sequence[str]) -> float:
+def bind_all(raw: Raw, channels: int, keys: Sequence[str]) -> float:
     """Bind keys over the first channels; return the seconds until all are bound."""
+    raw.call(pamqp.commands.Exchange.Declare(exchange="groups", exchange_type="direct"), 1)
     frames = [
         pamqp.frame.marshal(
             pamqp.commands.Queue.Bind(
-                queue="limit", exchange="groups", routing_key=key, nowait=True
+                queue=raw.queue, exchange="groups", routing_key=key, nowait=True
             ),
             1 + number % channels,
         )
         for number, key in enumerate(keys)
     ]
     # One that is answered says that all before it on its channel are done.
-    asked = pamqp.commands.Queue.Declare(queue="limit", passive=True)
+    asked = pamqp.commands.Queue.Declare(queue=raw.queue, passive=True)
     frames += [pamqp.frame.marshal(asked, 1 + number) for number in range(channels)]
-    missing = channels * len(pamqp.frame.marshal(pamqp.commands.Queue.DeclareOk("limit", 0, 0), 1))
+    answer = pamqp.frame.marshal(pamqp.commands.Queue.DeclareOk(raw.queue, 0, 0), 1)
+    missing = channels * len(answer)
     started = time.perf_counter()
     raw.socket.sendall(b"".join(frames))
     while missing:
@@ -294,20 +304,18 @@ def _bind(raw: Raw, channels: int, keys: Sequence[str]) -> float:
 def cut(spec: Spec, *, groups: int) -> Figures:
     """Declare the same queue again after a cut, as soon as RabbitMQ lets go of it, and bind."""
     raw = Raw(spec.port)
-    raw.call(pamqp.commands.Exchange.Declare(exchange="groups", exchange_type="direct"), 1)
-    # What is fastest on each: see own_groups().
-    channels = 128 if raw.version >= 4 else 8
-    _bind(raw, 1, [f"cut{number}" for number in range(groups)])
-    started = time.perf_counter()
+    channels = max(BINDERS[raw.version >= 4])
+    bind_all(raw, 1, [f"cut{number}" for number in range(groups)])
+    queue, started = raw.queue, time.perf_counter()
     raw.socket.close()
     while True:
         try:
-            raw = Raw(spec.port, channels)
+            raw = Raw(spec.port, channels, queue)
             break
         except Locked:
             time.sleep(0.05)
     locked = time.perf_counter() - started
-    _bind(raw, channels, [f"cut{number}" for number in range(groups)])
+    bind_all(raw, channels, [f"cut{number}" for number in range(groups)])
     return {"seconds": time.perf_counter() - started, "locked": locked, "groups": groups}
 
 

@@ -15,7 +15,7 @@ from benchmarks import against, checks, micro
 from benchmarks.__main__ import parse
 from benchmarks.bench import Bench
 from benchmarks.cases import CASES, TARGETS, UNITS, Target
-from benchmarks.limits import LIMITS
+from benchmarks.limits import LIMITS, Raw, bind_all
 from benchmarks.null import NullLayer
 from benchmarks.peers import PEERS, REQUIREMENTS
 from benchmarks.processes import execute, run_worker
@@ -32,7 +32,7 @@ from benchmarks.report import (
 )
 from benchmarks.results import LIMIT, OURS, Results, judge
 from benchmarks.served import SERVED
-from benchmarks.servers import SERVERS
+from benchmarks.servers import SERVERS, settle
 from benchmarks.spec import Failure, Figures, Spec
 from benchmarks.worker import WORKLOADS
 from devtools.broker import Broker
@@ -183,13 +183,32 @@ def test_limit() -> None:
     assert figures["rate"] > 0
 
 
-@pytest.mark.parametrize(("workload", "figure"), [("own_groups", "join_rate"), ("cut", "seconds")])
-def test_limit_of_rabbitmq(broker: Broker, workload: str, figure: str) -> None:
+@pytest.mark.parametrize(
+    ("workload", "params", "figure"),
+    [
+        ("own_groups", {"groups": 10}, "join_rate"),
+        ("cut", {"groups": 10}, "seconds"),
+    ],
+)
+def test_limit_of_rabbitmq(
+    broker: Broker, workload: str, params: dict[str, int], figure: str
+) -> None:
     """A socket binds keys, and does so again after a cut, once it gets its queue back."""
-    spec = Spec(workload=workload, params={"groups": 10}, seconds=0.05, port=broker.port)
+    spec = Spec(workload=workload, params=params, seconds=0.05, port=broker.port)
     figures, error = run_spec(spec)
     assert not error
     assert figures[figure] > 0
+
+
+def test_settle(broker: Broker) -> None:
+    """What the server does for a process that has ended is waited for, within bounds."""
+    raw = Raw(broker.port)
+    bind_all(raw, 1, [f"key{number}" for number in range(3000)])
+    raw.socket.close()
+    assert not settle(broker, patience=0)
+    assert settle(broker)
+    # Without an error: nobody has the queue any more.
+    Raw(broker.port, queue=raw.queue).socket.close()
 
 
 def test_cut(broker: Broker) -> None:
