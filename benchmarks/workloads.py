@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import itertools
 import json
 import statistics
 import time
 import tracemalloc
-import uuid
+from collections.abc import Iterable
 from math import inf
+from typing import NamedTuple, Self
 
 from .checks import (
     PATIENCE,
@@ -160,53 +160,95 @@ async def second_loop(layer: Layer, spec: Spec) -> Figures:
     return {"rate": rate, "share": rate / (first_count / first_wall), "messages": count}
 
 
-async def own_groups(layer: Layer, spec: Spec, *, groups: int) -> Figures:
-    """Many channels each join, then leave, a group of their own, all at once."""
-    done, joined, left, cpu_joined, cpu_left = await _join_and_leave(layer, spec, groups, groups)
+async def own_groups(layer: Layer, spec: Spec, *, groups: int, pause: float) -> Figures:
+    """Many channels each join, then leave, a group of their own, all at once.
+
+    ``join_rate`` and ``leave_rate`` are those of a burst on a process and a server that were quiet;
+    ``churn_rate`` is that of joins and leaves one after the other, without a pause.
+    """
+    rounds = _Rounds(layer, groups, groups)
+    await rounds.check()
+    # Layers may keep for a while what was left, and clear it away then.
+    await asyncio.sleep(pause)
+    await _settle()
+    burst = await rounds.once()
+    # As much is cleared away as comes, once this has gone on for so long.
+    await rounds.some(pause)
+    churn = await rounds.some(spec.seconds)
     return {
-        "rate": 2 * done / (joined + left),
-        "join_rate": done / joined,
-        "leave_rate": done / left,
-        "cpu_us": (cpu_joined + cpu_left) / (2 * done) * 1e6,
+        "join_rate": groups / burst.join,
+        "leave_rate": groups / burst.leave,
+        "churn_rate": 2 * churn.memberships / (churn.join + churn.leave),
+        "cpu_us": (burst.join_cpu + burst.leave_cpu) / (2 * groups) * 1e6,
     }
 
 
 async def room(layer: Layer, spec: Spec, *, members: int) -> Figures:
     """Many channels join one group, all at once, then leave it."""
-    done, joined, left, cpu_joined, _ = await _join_and_leave(layer, spec, members, 1)
-    return {"rate": done / joined, "leave_rate": done / left, "cpu_us": cpu_joined / done * 1e6}
+    rounds = _Rounds(layer, members, 1)
+    await rounds.check()
+    found = await rounds.some(spec.seconds)
+    return {
+        "rate": found.memberships / found.join,
+        "leave_rate": found.memberships / found.leave,
+        "cpu_us": found.join_cpu / found.memberships * 1e6,
+    }
 
 
-async def _join_and_leave(layer: Layer, spec: Spec, count: int, groups: int) -> tuple[float, ...]:
-    """Join and leave again and again: memberships, seconds of both, processor time of both.
+class _Round(NamedTuple):
+    """Memberships; wall and processor time of joining and of leaving, in seconds."""
 
-    The time is over when all of it has reached the server: see :func:`pass_fence`. The first round
-    is not counted but checked.
+    memberships: int
+    join: float
+    join_cpu: float
+    leave: float
+    leave_cpu: float
+
+    @classmethod
+    def total(cls, rounds: Iterable[_Round]) -> Self:
+        return cls(*map(sum, zip(*rounds, strict=True)))
+
+
+class _Rounds:
+    """Channels that all join at once, and leave at once, new groups in each round.
+
+    The time is over when all of it has reached the server: see :func:`pass_fence`.
     """
-    channels = [await layer.new_channel() for _ in range(count)]
-    totals = [0.0] * 5
-    deadline = time.perf_counter() + spec.seconds
-    for number in itertools.count():
-        names = [f"g{number}.{index}.{uuid.uuid4().hex[:8]}" for index in range(groups)]
-        pairs = [(names[index % groups], channel) for index, channel in enumerate(channels)]
+
+    def __init__(self, layer: Layer, count: int, groups: int) -> None:
+        self._layer = layer
+        self._count = count
+        self._groups = groups
+        self._channels: list[str] = []
+
+    async def once(self, *, check: bool = False) -> _Round:
+        """Join and leave; whether that is so may be checked, between and after."""
+        layer = self._layer
+        while len(self._channels) < self._count:
+            self._channels.append(await layer.new_channel())
+        names = [new_name() for _ in range(self._groups)]
+        pairs = [(names[at % len(names)], channel) for at, channel in enumerate(self._channels)]
         meter = Meter()
         await asyncio.gather(*(layer.group_add(*pair) for pair in pairs))
         await pass_fence(layer)
-        joined, cpu_joined = meter.read()
-        if number == 0:
+        joined = meter.read()
+        if check:
             await _check_joined(layer, pairs)
         meter = Meter()
         await asyncio.gather(*(layer.group_discard(*pair) for pair in pairs))
         await pass_fence(layer)
-        left, cpu_left = meter.read()
-        if number == 0:
+        left = meter.read()
+        if check:
             await _check_left(layer, pairs[:100])
-            continue
-        found = (count, joined, left, cpu_joined, cpu_left)
-        totals = [total + one for total, one in zip(totals, found, strict=True)]
-        if time.perf_counter() > deadline:
-            break
-    return tuple(totals)
+        return _Round(len(pairs), *joined, *left)
+
+    async def check(self) -> None:
+        """Do a round that does not count, and look at what the members get."""
+        await self.once(check=True)
+
+    async def some(self, seconds: float) -> _Round:
+        """Do one round after the other for so long."""
+        return _Round.total([await self.once() for _ in count_for(seconds)])
 
 
 async def _check_joined(layer: Layer, pairs: list[tuple[str, str]]) -> None:
