@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -13,6 +14,7 @@ from ..amqp.protocol import Protocol
 from ..errors import AmqpError, ChannelClosed, ConnectionClosed, describe
 from ..local.background import Background
 from ..local.bindings import Binding, BindingState, BindingTable
+from ..local.contention import LEAST_PATIENCE, Contention
 from ..local.pace import MOST_CHANNELS, Pace, batch_size
 
 #: Seconds that a binding stays after the last member left: a page that is reloaded leaves and
@@ -26,6 +28,8 @@ _WORTH_A_CHANNEL = 8
 _BATCHES = 2
 #: Seconds without anything to bind until the AMQP channels of a burst are closed.
 _BURST_OVER = 0.5
+#: A timer that fires so many seconds late says that this process was busy, not the server.
+_LATE = 0.02
 #: Unbinding is no haste: it has this part of the channels, and small batches.
 _UNBINDING_PART = 4
 _UNBINDING_BATCH = 4
@@ -86,8 +90,17 @@ class Bindings:
         #: Whether a timer runs to close the channels of a burst, and when it was last one.
         self._watches_burst = False
         self._busy_at = 0.0
-        #: Batches under way, and answers so far, for the watch over silence.
-        self._under_way = 0
+        #: The batches under way, oldest first, with when the answer to each is overdue. (In a dict,
+        #: what was deleted at the front is walked over each time that the first is looked for.)
+        self._under_way: OrderedDict[asyncio.Future[Method], float] = OrderedDict()
+        #: How many bindings they have.
+        self._bindings_under_way = 0
+        self._contention = Contention()
+        #: Seconds to rest once nothing is under way; None while there is no need to.
+        self._rest: float | None = None
+        #: Whether a timer runs to look for overdue answers.
+        self._watches_answers = False
+        #: Answers so far, for the watch over silence.
         self._answers = 0
         self._watches_silence = False
         #: Those who wait until all is bound.
@@ -119,6 +132,11 @@ class Bindings:
         """Whether all that is wanted is bound, nothing lingers, and nothing is under way."""
         table = self._table
         return not (self._under_way or table.waiting or table.lingering)
+
+    @property
+    def rests(self) -> bool:
+        """Whether nothing is asked for just now, so that the server gets done with other work."""
+        return self._rest is not None
 
     @property
     def channels(self) -> int:
@@ -233,34 +251,40 @@ class Bindings:
     def _pump(self) -> None:
         """Send what waits, as far as the channels are free for it."""
         self._pump_scheduled = False
-        if self._error is not None or self._queue_name is None:
+        if self._error is not None or self._queue_name is None or self._rest is not None:
             return
-        table = self._table
+        table, limited = self._table, self._contention.window is not None
         if table.waiting:
             self._send_binds(self._queue_name)
-        if not table.waiting:
+        if limited or not table.waiting:
             self._pace.pause()
-        if table.leaving and (table.crowded or not table.waiting):
+        if table.leaving and not limited and (table.crowded or not table.waiting):
             self._send_unbinds(self._queue_name)
         self._watch_burst()
 
     def _send_binds(self, queue_name: str) -> None:
-        table = self._table
+        table, window = self._table, self._contention.window
+        room = table.waiting
+        if window is not None:
+            room = min(room, window - self._bindings_under_way)
+        if room <= 0:
+            return
         allowed = min(self._pace.channels, self._most_channels)
-        lanes = self._use_lanes(min(allowed, -(-table.waiting // _WORTH_A_CHANNEL)))
+        lanes = self._use_lanes(min(allowed, -(-room // _WORTH_A_CHANNEL)))
         most = batch_size(len(lanes))
         for depth in range(_BATCHES):
             for lane in lanes:
                 if lane.under_way == depth:
                     # No more than its share, so that what is left is spread, too.
-                    share = -(-table.waiting // (len(lanes) * (_BATCHES - depth)))
+                    share = -(-room // (len(lanes) * (_BATCHES - depth)))
                     batch = table.take_to_bind(min(most, share))
                     if not batch:
                         return
+                    room -= len(batch)
                     answer = lane.channel.bind(
                         queue_name, self._exchange, [binding.key for binding in batch]
                     )
-                    self._sent(lane, answer, partial(self._bound, batch))
+                    self._sent(lane, answer, len(batch), partial(self._bound, batch))
 
     def _send_unbinds(self, queue_name: str) -> None:
         table = self._table
@@ -277,7 +301,7 @@ class Bindings:
                 answer = lane.channel.unbind(
                     queue_name, self._exchange, [binding.key for binding in batch]
                 )
-                self._sent(lane, answer, partial(self._unbound, batch))
+                self._sent(lane, answer, len(batch), partial(self._unbound, batch))
 
     def _use_lanes(self, wanted: int) -> list[_Lane]:
         """Open channels up to a number, if there are fewer; close those beyond what is allowed."""
@@ -294,26 +318,40 @@ class Bindings:
         while len(self._lanes) > keep and not self._lanes[-1].under_way:
             self._lanes.pop().channel.close()
 
-    def _sent(self, lane: _Lane, answer: asyncio.Future[Method], done: Callable[[], None]) -> None:
+    def _sent(
+        self, lane: _Lane, answer: asyncio.Future[Method], count: int, done: Callable[[], None]
+    ) -> None:
         lane.under_way += 1
-        self._under_way += 1
+        self._bindings_under_way += count
+        patience = self._contention.patience(self._bindings_under_way, self._pace.rate)
+        self._under_way[answer] = self._loop.time() + patience
+        self._watch_answers()
         self._watch_silence()
 
         def answered(answer: asyncio.Future[Method]) -> None:
             lane.under_way -= 1
-            self._under_way -= 1
+            self._bindings_under_way -= count
+            del self._under_way[answer]
             if answer.exception() is not None:
                 return  # the error ends the topology
             self._answers += 1
             done()
-            self._schedule_pump()
+            if self._rest is None:
+                self._contention.in_time(count)
+                self._schedule_pump()
+            elif not self._under_way:
+                self._timers.call_later(self._rest, self._rested)
 
         answer.add_done_callback(answered)
+
+    def _rested(self) -> None:
+        self._rest = None
+        self._schedule_pump()
 
     def _bound(self, batch: list[Binding]) -> None:
         now = self._loop.time()
         self._table.bound(batch, now)
-        if self._table.waiting:
+        if self._table.waiting and self._contention.window is None:
             self._pace.answered(len(batch), now, self._most_channels)
         if not self._table.unconfirmed:
             self._tell_settled(None)
@@ -357,11 +395,33 @@ class Bindings:
 
     def _look_for_burst(self) -> None:
         left = self._busy_at + _BURST_OVER - self._loop.time()
-        self._watches_burst = self._under_way > 0 or left > 0
+        self._watches_burst = bool(self._under_way) or left > 0
         if self._watches_burst:
             self._timers.call_later(left if left > 0 else _BURST_OVER, self._look_for_burst)
         else:
             self._close_lanes(1)
+
+    def _watch_answers(self, at_least: float = 0.0) -> None:
+        """Look for an overdue answer when the oldest may be one."""
+        if self._watches_answers or not self._under_way:
+            return
+        self._watches_answers = True
+        when = max(at_least, next(iter(self._under_way.values())))
+        self._timers.call_at(when, partial(self._look_for_overdue, when))
+
+    def _look_for_overdue(self, when: float) -> None:
+        """Rest if an answer is overdue while more waits for the server."""
+        self._watches_answers = False
+        if not self._under_way or self._rest is not None:
+            return
+        now = self._loop.time()
+        overdue = next(iter(self._under_way.values())) <= now
+        # If this process was busy, an answer may have come that it has not read.
+        idle = now - when < _LATE
+        if overdue and idle and self._table.waiting and self._protocol.blocked is None:
+            self._rest = self._contention.overdue(now)
+        if self._rest is None:
+            self._watch_answers(now + LEAST_PATIENCE)
 
     def _watch_silence(self) -> None:
         """Tell if nothing is answered for long. RabbitMQ answers none while it has an alarm."""

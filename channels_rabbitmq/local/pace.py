@@ -60,6 +60,11 @@ class Pace:
         rate = "" if self._best_rate is None else f" at {self._best_rate:.0f} a second"
         return f"<Pace: {self.channels} channels; best {self._best}{rate}>"
 
+    @property
+    def rate(self) -> float | None:
+        """How many bindings a second are known to be made; None if nothing was measured."""
+        return self._best_rate
+
     def pause(self) -> None:
         """Forget the measurement under way: the server has nothing more to do."""
         self._since = None

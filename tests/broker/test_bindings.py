@@ -17,6 +17,7 @@ from channels_rabbitmq.broker import bindings as module
 from channels_rabbitmq.broker.topology import Topology
 from channels_rabbitmq.config.options import Options
 from channels_rabbitmq.errors import AccessRefused
+from channels_rabbitmq.local import contention
 from channels_rabbitmq.local.pace import Pace, batch_size
 from channels_rabbitmq.local.queue_names import QueueNames
 from tests.helpers.scripted import endpoint
@@ -102,6 +103,12 @@ async def port(rabbit: SlowRabbit) -> AsyncIterator[int]:
     """The port of the running server."""
     async with running(rabbit) as number:
         yield number
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No answer is overdue, however long a test keeps it, but where the test says otherwise."""
+    monkeypatch.setattr(contention, "LEAST_PATIENCE", 600.0)
 
 
 class FixedPace(Pace):
@@ -318,3 +325,27 @@ async def test_want_only(rabbit: SlowRabbit, port: int) -> None:
     assert rabbit.bound() == {"b": ["channels_test"], "c": ["channels_test"]}
     assert [unbind.routing_key for unbind in rabbit.seen(Queue.Unbind)] == ["a"]
     assert repr(topology.bindings).startswith("<Bindings over 1 channels: <BindingTable: 2")
+
+
+async def test_rests_while_the_server_is_slow(
+    rabbit: SlowRabbit, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an overdue answer nothing is asked for, then one binding, then four, then all."""
+    monkeypatch.setattr(contention, "LEAST_PATIENCE", 0.1)
+    topology = await start(port, 1)
+    rabbit.holds = True
+    joins = [topology.bindings.join(f"new{number}") for number in range(100)]
+    under_way = 2 * batch_size(1)
+    await until(lambda: rabbit.asked == under_way)
+    await until(lambda: topology.bindings.rests)
+    monkeypatch.setattr(contention, "LEAST_PATIENCE", 600.0)
+    rabbit.do(next(channel for channel, kept in rabbit.kept.items() if kept), under_way - 1)
+    await until(lambda: sum(map(asyncio.Future.done, joins)) >= under_way // 2)
+    assert rabbit.asked == 1, "it asks while it rests"
+    for expected in (1, 4, 16):
+        rabbit.do_all()
+        await until(lambda expected=expected: rabbit.asked >= expected)  # type: ignore[misc]
+        assert rabbit.asked == expected
+    rabbit.holds = False
+    rabbit.do_all()
+    await asyncio.wait_for(asyncio.gather(*joins), 10)
