@@ -146,10 +146,15 @@ class ConsumerAcks:
         self._held: dict[int, None] = {}
         self._done: list[int] = []
 
-    def add(self, delivery_tag: int) -> bool:
-        """Note that a delivery is done with; True if it is the first since the last flush."""
+    def add(self, delivery_tag: int) -> int:
+        """Note that a delivery is done with; give how many were since the last flush."""
         self._done.append(delivery_tag)
-        return len(self._done) == 1
+        return len(self._done)
+
+    @property
+    def noted(self) -> bool:
+        """Whether a flush would send any."""
+        return bool(self._done)
 
     @property
     def count(self) -> int:

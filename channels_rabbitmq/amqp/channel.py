@@ -39,6 +39,9 @@ OnOversized = Callable[["Channel", int, int], None]
 #: Called once with why the channel ended; None if we closed it.
 OnClosed = Callable[["Channel", "Exception | None"], None]
 
+#: Most seconds that an acknowledgement waits for others, where these may wait at all.
+_ACK_DELAY = 0.005
+
 #: A limit of bytes that no body reaches.
 NO_LIMIT = sys.maxsize
 
@@ -85,6 +88,7 @@ class Channel:
         max_body: int = NO_LIMIT,
         on_oversized: OnOversized | None = None,
         counts: PublishCounts | None = None,
+        ack_batch: int = 1,
     ) -> None:
         #: What tells channels of one connection apart. Another channel may have it after this one.
         self.number = number
@@ -100,8 +104,12 @@ class Channel:
         self.answered = 0
         #: Publishes without a confirm so far.
         self.confirms = PublisherConfirms(counts)
-        #: Deliveries that are acknowledged at the end of this turn of the event loop.
+        #: Deliveries that are done with and not acknowledged yet.
         self._acks = ConsumerAcks(number)
+        #: At so many of them they are acknowledged at the end of this turn of the event loop.
+        self._ack_batch = ack_batch
+        #: Whether a timer runs for fewer.
+        self._ack_timer = False
         #: The latest delivery tag. (A ``basic.get`` would count too; none is sent.)
         self._delivered = 0
         #: Mandatory publishes that may still be returned, by delivery tag, in publishing order.
@@ -240,9 +248,24 @@ class Channel:
             self.confirms.forget(tag)
 
     def ack(self, delivery_tag: int) -> None:
-        """Acknowledge a delivery. Nothing happens on a closed channel."""
-        if self._error is None and self._acks.add(delivery_tag):
+        """Acknowledge a delivery, soon. Nothing happens on a closed channel."""
+        if self._error is not None:
+            return
+        noted = self._acks.add(delivery_tag)
+        if noted == self._ack_batch:
             self._wire.write_late(self._acks.flush)
+        elif noted < self._ack_batch and not self._ack_timer:
+            self._ack_timer = True
+            self._wire.loop.call_later(_ACK_DELAY, self._ack_in_time)
+
+    def _ack_in_time(self) -> None:
+        self._ack_timer = False
+        self.flush_acks()
+
+    def flush_acks(self) -> None:
+        """Send the acknowledgements that wait for others."""
+        if self._error is None and self._acks.noted:
+            self._wire.write(self._acks.flush())
 
     def routing(self) -> tuple[str, str]:
         """The exchange and routing key of a delivery, within ``on_delivery()``."""

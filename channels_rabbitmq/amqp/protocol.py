@@ -224,9 +224,13 @@ class Protocol(asyncio.Protocol):
         max_body: int = NO_LIMIT,
         on_oversized: OnOversized | None = None,
         counts: PublishCounts | None = None,
+        ack_batch: int = 1,
         for_user: bool = False,
     ) -> Channel:
         """Open a channel; it can be used at once. ``for_user`` leaves the last ones to the owner.
+
+        So many acknowledgements as ``ack_batch`` says wait for each other, for milliseconds at
+        most: a server has as much to do for one of them as for all.
 
         A delivery of more than ``max_body`` bytes is not collected: ``on_oversized`` is told of it
         instead of ``on_delivery``, and acknowledges it. Publishes are added to ``counts``.
@@ -255,6 +259,7 @@ class Protocol(asyncio.Protocol):
             max_body=max_body,
             on_oversized=on_oversized,
             counts=counts,
+            ack_batch=ack_batch,
         )
         self._channels[number] = channel
         return channel
@@ -300,6 +305,8 @@ class Protocol(asyncio.Protocol):
         if self._state.state is ConnectionState.OPEN:
             self._state.move(ConnectionState.CLOSING)
             # Late writes too: a delivery whose acknowledgement does not go out comes again.
+            for channel in self._channels.values():
+                channel.flush_acks()
             self._flush()
             self.write(encode_method(0, pamqp.commands.Connection.Close(200, "", 0, 0)))
             self._flush()

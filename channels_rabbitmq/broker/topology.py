@@ -67,6 +67,11 @@ _START_TIMEOUT = 30.0
 #: locked queue nor ten thousands of groups hold anybody up.
 _BINDING_PATIENCE = 1.0
 
+#: Acknowledgements wait for each other up to this part of the window, which must not close for
+#: them, and up to so many.
+_ACK_PART = 8
+_MOST_ACKS = 64
+
 #: The AMQP channels that a connection must have: for publishing in two ways, for bindings, for
 #: deliveries, and one each for calls, for a normal channel's consumer and for users' publishes.
 LEAST_CHANNELS = 7
@@ -144,6 +149,7 @@ class Topology:
             on_delivery=on_delivery,
             max_body=options.max_message_size,
             on_oversized=on_oversized,
+            ack_batch=max(1, min(options.local_capacity // _ACK_PART, _MOST_ACKS)),
         )
         #: When publishing began.
         self._opened_at = 0.0
@@ -175,12 +181,14 @@ class Topology:
         on_delivery: OnDelivery | None = None,
         max_body: int = NO_LIMIT,
         on_oversized: OnOversized | None = None,
+        ack_batch: int = 1,
     ) -> Channel:
         return self.protocol.open_channel(
             on_delivery=on_delivery,
             on_closed=self._channel_closed,
             max_body=max_body,
             on_oversized=on_oversized,
+            ack_batch=ack_batch,
         )
 
     # Beginning and end

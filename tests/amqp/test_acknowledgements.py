@@ -54,12 +54,15 @@ def flush(*tags: int, acks: ConsumerAcks | None = None) -> list[tuple[int, bool]
     return [(frame[5], bool(frame[6])) for frame in frames]
 
 
-def test_add_tells_the_first() -> None:
-    """Only the first tag since the last flush needs a flush to be planned."""
+def test_add_counts() -> None:
+    """A tag is told how many were noted since the last flush, so that somebody plans the next."""
     acks = ConsumerAcks(9)
-    assert [acks.add(1), acks.add(2)] == [True, False]
+    assert not acks.noted
+    assert [acks.add(1), acks.add(2)] == [1, 2]
+    assert acks.noted
     acks.flush()
-    assert acks.add(3)
+    assert not acks.noted
+    assert acks.add(3) == 1
 
 
 def test_nothing_to_flush() -> None:
@@ -137,8 +140,8 @@ def test_acks_against_a_model(steps: list[tuple[str, int]]) -> None:
             check_flush()
         elif held:
             tag = held.pop(number % len(held))
-            assert acks.add(tag) == (not done)
             done.append(tag)
+            assert acks.add(tag) == len(done)
     while held:
         tag = held.pop()
         acks.add(tag)

@@ -8,6 +8,7 @@ import pamqp.commands
 import pamqp.frame
 import pytest
 
+from channels_rabbitmq.amqp import channel as channel_module
 from channels_rabbitmq.amqp.channel import Channel
 from channels_rabbitmq.amqp.frames import Method
 from channels_rabbitmq.errors import (
@@ -223,6 +224,54 @@ async def test_acks_of_one_turn_are_coalesced() -> None:
         )
         await until(lambda: acks)
         assert [dict(ack) for ack in acks] == [{"delivery_tag": 10, "multiple": True}]
+
+
+def ack_at_once(channel: Channel, tag: int, redelivered: bool, body: bytes) -> None:
+    """Take a delivery."""
+    channel.ack(tag)
+
+
+async def test_acks_wait_for_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many as a batch are acknowledged without a timer; fewer wait, until we close at most."""
+    monkeypatch.setattr(channel_module, "_ACK_DELAY", 3600.0)
+    acks: list[Basic.Ack] = []
+    ended = asyncio.Event()
+
+    async def script(peer: ScriptedServer) -> None:
+        number = await peer.accept_channel()
+        for tag in (1, 2, 3):
+            peer.deliver(number, tag, b"x")
+        acks.append(await peer.expect(Basic.Ack))
+        peer.deliver(number, 4, b"x")
+        peer.deliver(number, 5, b"x")
+        acks.append(await peer.expect(Basic.Ack))
+        await peer.accept_close()
+        ended.set()
+
+    async with connected(script) as connection:
+        channel = connection.protocol.open_channel(on_delivery=ack_at_once, ack_batch=3)
+        await until(lambda: channel.delivered == 5)
+        assert [dict(ack) for ack in acks] == [{"delivery_tag": 3, "multiple": True}]
+        assert channel.unacknowledged == 0
+        connection.protocol.close()
+        await ended.wait()
+        assert dict(acks[1]) == {"delivery_tag": 5, "multiple": True}
+
+
+async def test_acks_wait_a_moment() -> None:
+    """Less than a batch is acknowledged a moment later, and so is what comes after that."""
+    acks: list[Basic.Ack] = []
+
+    async def script(peer: ScriptedServer) -> None:
+        number = await peer.accept_channel()
+        for tag in (1, 2):
+            peer.deliver(number, tag, b"x")
+            acks.append(await peer.expect(Basic.Ack))
+
+    async with connected(script) as connection:
+        connection.protocol.open_channel(on_delivery=ack_at_once, ack_batch=100)
+        await until(lambda: len(acks) == 2)
+        assert [ack.delivery_tag for ack in acks] == [1, 2]
 
 
 @pytest.mark.parametrize("tag", [0, 2, 2**63 - 1])
