@@ -21,9 +21,9 @@ LEAST_PATIENCE = 0.1
 #: An answer may take so many times what the known pace comes to: other processes have their part
 #: of it, and beside a deletion it is sixty times.
 _TIMES = 30
-#: The pace that is expected of a server that none is known of, in bindings a second: a fifth of
-#: that of RabbitMQ 4.3 in a cluster of three, over one AMQP channel.
-_LEAST_RATE = 100.0
+#: The pace that a server is presumed to have until it was seen to be faster, or to be merely slow,
+#: in bindings a second. Beside a deletion it makes a fiftieth.
+_PRESUMED = 4500.0
 #: After a rest one binding may be under way, then so many times as many when these are made...
 _GROWTH = 4
 #: ... until there are so many: then as many as are worth it.
@@ -47,8 +47,8 @@ class Contention:
         self._rests = 0
         self._overdue_at = float("-inf")
         #: The fastest pace of the server, in bindings a second: what it makes beside something
-        #: else is no measure. None if none is known.
-        self._fastest: float | None = None
+        #: else is no measure.
+        self._fastest = _PRESUMED
 
     def __repr__(self) -> str:
         window = "unlimited" if self.window is None else self.window
@@ -59,11 +59,8 @@ class Contention:
 
         ``rate`` is the server's pace just now, in bindings a second; None if it is not known.
         """
-        if rate is not None and (self._fastest is None or rate > self._fastest):
-            self._fastest = rate
-        if self._fastest is None:
-            return max(LEAST_PATIENCE, under_way / _LEAST_RATE)
-        return max(LEAST_PATIENCE, _TIMES * under_way / self._fastest)
+        self._fastest = max(self._fastest, rate or 0.0)
+        return max(LEAST_PATIENCE, _TIMES * under_way / max(self._fastest, 1.0))
 
     def overdue(self, now: float) -> float | None:
         """Note that an answer is overdue; return how long to rest. None: it is of no use."""
@@ -71,7 +68,7 @@ class Contention:
             self._rests = 0
         self._overdue_at, self._answered = now, 0
         if self._rests == len(_RESTS):
-            self._rests, self._fastest, self.window = 0, None, None
+            self._rests, self._fastest, self.window = 0, 0.0, None
             return None
         seconds = _RESTS[self._rests] * self._uniform(0.75, 1.25)
         self._rests += 1

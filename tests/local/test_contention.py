@@ -26,12 +26,14 @@ def test_what_is_overdue(contention: Contention) -> None:
     assert 64 / 6000 < patience < 64 / 100
     assert contention.patience(64, 100) == patience
     assert contention.patience(640, None) == pytest.approx(10 * patience)
+    assert contention.patience(64, 12_000) == pytest.approx(patience / 2)
 
 
 def test_unknown_server(contention: Contention) -> None:
-    """Of a server whose pace is not known, that of the slowest is expected."""
-    assert contention.patience(1, None) == LEAST_PATIENCE
-    assert contention.patience(545, None) > 1
+    """A server that was never seen without a deletion under way is not taken for a slow one."""
+    patience = contention.patience(32, None)
+    assert 32 / 545 < patience < 32 / 100
+    assert contention.patience(32, 100) == patience
 
 
 def test_rests_longer_and_longer(contention: Contention) -> None:
