@@ -27,7 +27,8 @@ class Unit:
 UNITS: Mapping[str, Unit] = {
     "rate": Unit("per second", better="higher is better"),
     "join_rate": Unit("per second", better="higher is better"),
-    "churn_rate": Unit("churn per second", better="higher is better"),
+    "first_rate": Unit("the first", better="higher is better"),
+    "churn_rate": Unit("churn", better="higher is better"),
     "bytes_rate": Unit("MB per second", 1, 1e-6, better="higher is better"),
     "median_us": Unit("µs"),
     "bytes_each": Unit("bytes"),
@@ -132,7 +133,7 @@ def _groups(count: int, **more: Any) -> Case:
         *(key, title, params, "own_groups", "join_rate"),
         limit=_BROKER,
         growth=("groups", count),
-        columns=("churn_rate",),
+        columns=("first_rate", "churn_rate"),
         quick_params={"pause": 0},
         **more,
     )

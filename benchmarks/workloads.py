@@ -163,21 +163,22 @@ async def second_loop(layer: Layer, spec: Spec) -> Figures:
 async def own_groups(layer: Layer, spec: Spec, *, groups: int, pause: float) -> Figures:
     """Many channels each join, then leave, a group of their own, all at once.
 
-    ``join_rate`` and ``leave_rate`` are those of a burst on a process and a server that were quiet;
-    ``churn_rate`` is that of joins and leaves one after the other, without a pause.
+    ``first_rate`` is that of joins in a process that has just connected; ``churn_rate`` that of
+    joins and leaves, round after round; ``join_rate`` and ``leave_rate`` are those of a burst after
+    that, on a process and a server that were quiet for a while.
     """
     rounds = _Rounds(layer, groups, groups)
-    await rounds.check()
-    # Layers may keep for a while what was left, and clear it away then.
+    first = await rounds.once(check=True)
+    # Layers may keep for a while what was left: as much goes as comes, once that is over.
+    await rounds.some(pause)
+    churn = await rounds.some(spec.seconds)
     await asyncio.sleep(pause)
     await _settle()
     burst = await rounds.once()
-    # As much is cleared away as comes, once this has gone on for so long.
-    await rounds.some(pause)
-    churn = await rounds.some(spec.seconds)
     return {
         "join_rate": groups / burst.join,
         "leave_rate": groups / burst.leave,
+        "first_rate": groups / first.join,
         "churn_rate": 2 * churn.memberships / (churn.join + churn.leave),
         "cpu_us": (burst.join_cpu + burst.leave_cpu) / (2 * groups) * 1e6,
     }
@@ -186,7 +187,7 @@ async def own_groups(layer: Layer, spec: Spec, *, groups: int, pause: float) -> 
 async def room(layer: Layer, spec: Spec, *, members: int) -> Figures:
     """Many channels join one group, all at once, then leave it."""
     rounds = _Rounds(layer, members, 1)
-    await rounds.check()
+    await rounds.once(check=True)  # which does not count
     found = await rounds.some(spec.seconds)
     return {
         "rate": found.memberships / found.join,
@@ -241,10 +242,6 @@ class _Rounds:
         if check:
             await _check_left(layer, pairs[:100])
         return _Round(len(pairs), *joined, *left)
-
-    async def check(self) -> None:
-        """Do a round that does not count, and look at what the members get."""
-        await self.once(check=True)
 
     async def some(self, seconds: float) -> _Round:
         """Do one round after the other for so long."""
