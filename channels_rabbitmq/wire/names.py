@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import re
 import string
+from functools import lru_cache
 
 #: Characters in a name, this many included.
 MAX_LENGTH = 200
@@ -17,8 +18,23 @@ _GROUP = re.compile(r"[a-zA-Z0-9\-_.]+", re.ASCII)
 #: How the name of every process's queue begins, in version 4.0.1 too.
 QUEUE_START = "channels_"
 _QUEUE = re.compile(rf"{QUEUE_START}[a-zA-Z0-9\-_.]+", re.ASCII)
-_ADDRESS = re.compile(rf"{_GROUP.pattern}|{_QUEUE.pattern}![a-zA-Z0-9\-_.]*", re.ASCII)
+#: Channels of processes first, which are the most, and without a way back for what has matched.
+_ADDRESS = re.compile(
+    rf"{QUEUE_START}[a-zA-Z0-9\-_.]++![a-zA-Z0-9\-_.]*+|[a-zA-Z0-9\-_.]++", re.ASCII
+)
+#: Names that were looked at of late, and are not looked at again: most come more than once.
+_REMEMBERED = 4096
 _ALLOWED = f"a str of 1 to {MAX_LENGTH} ASCII letters, digits, hyphens, underscores and full stops"
+
+
+@lru_cache(_REMEMBERED)
+def _is_address(name: str) -> bool:
+    return _ADDRESS.fullmatch(name) is not None
+
+
+@lru_cache(_REMEMBERED)
+def _is_group(name: str) -> bool:
+    return _GROUP.fullmatch(name) is not None
 
 
 def require_channel(name: object) -> str:
@@ -37,7 +53,7 @@ def require_address(name: object) -> str:
     :class:`TypeError` for what no channel can be called, and :class:`ValueError` if the name is in
     a queue that is no process's: a message would be published into another program's queue.
     """
-    if isinstance(name, str) and len(name) <= MAX_LENGTH and _ADDRESS.fullmatch(name):
+    if isinstance(name, str) and len(name) <= MAX_LENGTH and _is_address(name):
         return name
     require_channel(name)
     raise ValueError(
@@ -53,7 +69,7 @@ def is_queue(name: object) -> bool:
 
 def require_group(name: object) -> str:
     """Give the name back, or raise :class:`TypeError` if no group can have it."""
-    if isinstance(name, str) and len(name) <= MAX_LENGTH and _GROUP.fullmatch(name):
+    if isinstance(name, str) and len(name) <= MAX_LENGTH and _is_group(name):
         return name
     raise TypeError(f"a group name must be {_ALLOWED}; this {_problem(name, _GROUP)}")
 
