@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from math import inf
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -68,44 +69,66 @@ def without_result(future: asyncio.Future[Any]) -> asyncio.Future[None]:
     return outer
 
 
+#: The part of the time that a future has within which deadlines are taken for the same.
+_SAME = 1 / 1000
+
+
 class Deadlines:
-    """Lets futures fail that are not done after so many seconds, with one timer for all."""
+    """Lets futures fail that are not done after so many seconds, with one timer for all.
+
+    Futures that are watched within a thousandth of that time share the deadline of the first of
+    them: thousands come in one turn of the loop.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
         self._loop = loop
         self._seconds = seconds
-        #: When each is due, oldest first. Done ones are dropped when they have come to the front.
-        self._watched: deque[tuple[float, asyncio.Future[Any]]] = deque()
+        #: What is due at the same time, and when; oldest first. What is done is dropped when it has
+        #: come to the front.
+        self._watched: deque[tuple[float, list[asyncio.Future[Any]]]] = deque()
+        #: The last of them, and until when others join it.
+        self._latest: list[asyncio.Future[Any]] = []
+        self._latest_until = -inf
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, future: asyncio.Future[Any], now: float | None = None) -> None:
         """Set :class:`TimeoutError` on a future unless it is done in time."""
-        watched = self._watched
-        if watched and watched[0][1].done():
+        if now is None:
+            now = self._loop.time()
+        if now >= self._latest_until:
             self._drop_done()
-        watched.append(((self._loop.time() if now is None else now) + self._seconds, future))
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._seconds, self._look)
+            self._latest = []
+            self._latest_until = now + self._seconds * _SAME
+            self._watched.append((now + self._seconds, self._latest))
+            if self._timer is None:
+                self._timer = self._loop.call_later(self._seconds, self._look)
+        self._latest.append(future)
 
     def end(self, error: Exception) -> None:
         """Watch no longer; what is not done fails with the error."""
         watched, self._watched = self._watched, deque()
-        for _, future in watched:
-            if not future.done():
-                future.set_exception(error)
+        self._latest_until = -inf
+        for _, futures in watched:
+            for future in futures:
+                if not future.done():
+                    future.set_exception(error)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _drop_done(self) -> None:
-        while self._watched and self._watched[0][1].done():
+        while self._watched and all(future.done() for future in self._watched[0][1]):
             self._watched.popleft()
 
     def _look(self) -> None:
         self._timer = None
         self._drop_done()
         while self._watched and self._watched[0][0] <= self._loop.time():
-            self._watched.popleft()[1].set_exception(TimeoutError())
+            for future in self._watched.popleft()[1]:
+                if not future.done():
+                    future.set_exception(TimeoutError())
             self._drop_done()
         if self._watched:
             self._timer = self._loop.call_at(self._watched[0][0], self._look)
+        else:
+            self._latest_until = -inf

@@ -84,6 +84,31 @@ async def test_deadlines() -> None:
     assert not clock.timers
 
 
+async def test_deadlines_shared() -> None:
+    """Futures that are watched at about the same time share a deadline; no later one is missed."""
+    clock = Clock()
+    deadlines = Deadlines(cast("asyncio.AbstractEventLoop", clock), 10)
+    loop = asyncio.get_running_loop()
+    futures: list[asyncio.Future[None]] = [loop.create_future() for _ in range(5)]
+    deadlines.watch(futures[0])
+    clock.move(0.005)
+    deadlines.watch(futures[1])
+    futures[0].set_result(None)
+    clock.move(9.999)
+    deadlines.watch(futures[2])
+    futures[2].set_result(None)
+    assert not futures[1].done()
+    clock.move(10)
+    assert isinstance(futures[1].exception(), TimeoutError)
+    # What was there is done, and what comes now is not forgotten with it.
+    deadlines.watch(futures[3])
+    deadlines.watch(futures[4])
+    futures[4].set_result(None)
+    clock.move(20)
+    assert isinstance(futures[3].exception(), TimeoutError)
+    assert not clock.timers
+
+
 async def test_deadlines_end() -> None:
     """What still waits fails at once, and no timer is left."""
     clock = Clock()
