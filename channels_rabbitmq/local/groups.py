@@ -5,8 +5,11 @@ https://channels.readthedocs.io/en/latest/channel_layer_spec.html#groups
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection
+from typing import TypeAlias
+
+#: When a channel last joined that is only claimed, and the claims; there are always some.
+_Claimed: TypeAlias = tuple[float, tuple[object, ...]]
 
 
 class Memberships:
@@ -35,12 +38,11 @@ class Memberships:
     def __init__(self, expiry: float = 0) -> None:
         #: Seconds from the latest join to the end of a membership; 0 means that none ends.
         self._expiry = expiry
-        #: group -> channel -> when it last joined. With an expiry, the oldest of a group is first.
-        self._groups: dict[str, dict[str, float]] = {}
+        #: group -> channel -> when it last joined; with the claims, where it is only claimed. With
+        #: an expiry, the oldest of a group is first.
+        self._groups: dict[str, dict[str, float | _Claimed]] = {}
         #: How many groups a channel is in, for those in any.
-        self._counts: Counter[str] = Counter()
-        #: The claims on each pair that is claimed; never empty.
-        self._claims: dict[tuple[str, str], set[object]] = {}
+        self._counts: dict[str, int] = {}
 
     def __repr__(self) -> str:
         return f"<Memberships: {len(self._counts)} channels in {len(self._groups)} groups>"
@@ -62,61 +64,77 @@ class Memberships:
         """Group and channel of each membership."""
         return [(group, name) for group, members in self._groups.items() for name in members]
 
+    @property
+    def claimed(self) -> list[tuple[str, str]]:
+        """Group and channel of each membership that is only claimed. May be asked on any thread."""
+        return [
+            (group, name)
+            for group, members in list(self._groups.items())
+            for name, joined in list(members.items())
+            if isinstance(joined, tuple)
+        ]
+
     def members(self, group: str) -> Collection[str]:
         """The channels in a group."""
         return self._groups.get(group, {}).keys()
 
     def established(self, group: str) -> list[str]:
         """The channels in a group that are not only claimed."""
-        return [name for name in self.members(group) if (group, name) not in self._claims]
+        members = self._groups.get(group, {})
+        return [name for name, joined in members.items() if not isinstance(joined, tuple)]
 
     # Joining and leaving
 
     def claim(self, group: str, channel: str, claim: object, now: float) -> None:
         """Add a channel to a group for as long as one of its claims stands."""
-        pair = (group, channel)
-        if self._put(group, channel, now):
-            self._claims[pair] = {claim}
-        elif pair in self._claims:
-            self._claims[pair].add(claim)
+        members = self._groups.get(group)
+        joined = None if members is None else members.get(channel)
+        if joined is None:
+            self._put(group, channel, (now, (claim,)))
+        elif isinstance(joined, tuple):
+            self._put(group, channel, (now, (*joined[1], claim)))
+        else:
+            self._put(group, channel, now)
 
     def establish(self, group: str, channel: str, now: float) -> None:
         """Add a channel to a group, whatever becomes of those who claimed it."""
         self._put(group, channel, now)
-        if self._claims:
-            self._claims.pop((group, channel), None)
 
     def keep(self, group: str, channel: str, now: float) -> None:
         """Establish what the caller claimed, unless it was taken out of the group meanwhile."""
         members = self._groups.get(group)
         if members is not None and channel in members:
-            self.establish(group, channel, now)
+            if self._expiry:
+                del members[channel]  # as in _put()
+            members[channel] = now
 
     def withdraw(self, group: str, channel: str, claim: object) -> bool:
         """End a claim; True if that took the channel out of the group."""
-        claims = self._claims.get((group, channel))
-        if claims is None:
+        members = self._groups.get(group, {})
+        joined = members.get(channel)
+        if not isinstance(joined, tuple):
             return False
-        claims.discard(claim)
-        return not claims and self.leave(group, channel)
+        since, claims = joined
+        left = tuple(other for other in claims if other != claim)
+        members[channel] = since, left
+        return not left and self.leave(group, channel)
 
     def leave(self, group: str, channel: str) -> bool:
         """Take a channel out of a group; False if it was not in it."""
-        members = self._groups.get(group, {})
-        if channel not in members:
+        members = self._groups.get(group)
+        if members is None or channel not in members:
             return False
-        self._claims.pop((group, channel), None)
         del members[channel]
-        self._counts[channel] -= 1
-        if not self._counts[channel]:
-            del self._counts[channel]
         if not members:
             del self._groups[group]
+        count = self._counts.pop(channel) - 1
+        if count:
+            self._counts[channel] = count
         return True
 
     def give_up(self) -> None:
         """Take out all that is only claimed."""
-        for group, channel in list(self._claims):
+        for group, channel in self.claimed:
             self.leave(group, channel)
 
     def clear(self) -> list[tuple[str, str]]:
@@ -124,27 +142,23 @@ class Memberships:
         pairs = self.pairs
         self._groups.clear()
         self._counts.clear()
-        self._claims.clear()
         return pairs
 
     def take_over(self, other: Memberships) -> None:
         """Take all memberships of another, and leave it none."""
         self._groups, other._groups = other._groups, {}
-        self._counts, other._counts = other._counts, Counter()
-        self._claims, other._claims = other._claims, {}
+        self._counts, other._counts = other._counts, {}
 
-    def _put(self, group: str, channel: str, now: float) -> bool:
-        """Note when a channel joined; whether it was not in the group before."""
+    def _put(self, group: str, channel: str, joined: float | _Claimed) -> None:
+        """Note when a channel joined, and who claims that."""
         members = self._groups.get(group)
         if members is None:
             members = self._groups[group] = {}
-        new = channel not in members
-        if new:
-            self._counts[channel] += 1
+        if channel not in members:
+            self._counts[channel] = self._counts.get(channel, 0) + 1
         elif self._expiry:
             del members[channel]  # it goes to the end, so that the oldest stays first
-        members[channel] = now
-        return new
+        members[channel] = joined
 
     # group_expiry
 
@@ -153,7 +167,8 @@ class Memberships:
         """When the next membership ends; None if none does."""
         if not self._expiry or not self._groups:
             return None
-        return min(next(iter(members.values())) for members in self._groups.values()) + self._expiry
+        oldest = (next(iter(members.values())) for members in self._groups.values())
+        return min(_since(joined) for joined in oldest) + self._expiry
 
     def due(self, now: float) -> list[tuple[str, str]]:
         """Group and channel of each membership whose time is over. They are to leave."""
@@ -161,7 +176,12 @@ class Memberships:
         if self._expiry:
             for group, members in self._groups.items():
                 for channel, joined in members.items():
-                    if joined + self._expiry > now:
+                    if _since(joined) + self._expiry > now:
                         break
                     ended.append((group, channel))
         return ended
+
+
+def _since(joined: float | _Claimed) -> float:
+    """When a channel last joined."""
+    return joined[0] if isinstance(joined, tuple) else joined

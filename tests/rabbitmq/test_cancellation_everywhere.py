@@ -179,11 +179,16 @@ class Place:
         left = {
             "tasks": [name for name in package_tasks(self.owner) if name not in STANDING],
             "waiters": [box.name for box in boxes if box.waiters],
-            "claims": [*local.memberships._claims, *local.normal_memberships._claims],
+            "claims": [*local.memberships.claimed, *local.normal_memberships.claimed],
             "members": [*local.memberships.pairs, *local.normal_memberships.pairs],
             "questions": list(loop_layer._peers._asked),
             "calls": list(loop_layer.portal._callers),
-            "deadlines": [f for _, f in loop_layer._groups._deadlines._watched if not f.done()],
+            "deadlines": [
+                future
+                for _, futures in loop_layer._groups._deadlines._watched
+                for future in futures
+                if not future.done()
+            ],
         }
         return {what: found for what, found in left.items() if found}
 
