@@ -274,7 +274,9 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         loop_layer = self._owner.here()
         if loop_layer is not None:
             try:  # as Owner.run() does, without what other loops need
-                await loop_layer.group_add(group, channel, loop_layer.loop)
+                joining = loop_layer.join(group, channel)
+                if joining is not None:
+                    await joining
                 return
             except LoopEnded:
                 pass
@@ -302,6 +304,15 @@ class RabbitmqChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         """
         require_group(group)
         require_address(channel)
+        loop_layer = self._owner.here()
+        if loop_layer is not None:
+            try:
+                leaving = loop_layer.leave(group, channel)
+                if leaving is not None:
+                    await leaving
+                return
+            except LoopEnded:
+                pass
         await self._owner.run(LoopLayer.group_discard, group, channel)
 
     async def group_send(self, group: str, message: Mapping[str, Any]) -> None:

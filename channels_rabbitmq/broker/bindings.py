@@ -13,7 +13,7 @@ from ..amqp.futures import retrieve
 from ..amqp.protocol import Protocol
 from ..errors import AmqpError, ChannelClosed, ConnectionClosed, describe
 from ..local.background import Background
-from ..local.bindings import Binding, BindingState, BindingTable
+from ..local.bindings import BOUND, Binding, BindingTable
 from ..local.contention import LEAST_PATIENCE, Contention
 from ..local.pace import MOST_CHANNELS, Pace, batch_size
 
@@ -77,6 +77,9 @@ class Bindings:
         self._on_silent = on_silent
         self._silence = silence
         self._table = BindingTable(LINGER, MOST_LINGERING)
+        #: What :meth:`join` gives for a binding that is there; whoever cancels it changes nothing.
+        self._joined: asyncio.Future[None] = self._loop.create_future()
+        self._joined.set_result(None)
         #: The queue that is bound; None until :meth:`open`.
         self._queue_name: str | None = None
         #: The first is for good.
@@ -161,20 +164,20 @@ class Bindings:
     def join(self, key: str) -> asyncio.Future[None]:
         """Want a binding; the future is done once it is there, or not wanted any more.
 
-        Each caller has a future of its own, which may be cancelled. It fails when the topology
-        ends.
+        Each caller that has to wait has a future of its own, which may be cancelled. It fails when
+        the topology ends.
         """
+        if self._error is None:
+            binding = self._table.join(key)
+            if binding.state is BOUND:
+                return self._joined
         waiter: asyncio.Future[None] = self._loop.create_future()
         if self._error is not None:
             waiter.set_exception(self._error)
             return waiter
-        binding = self._table.join(key)
-        if binding.state is BindingState.BOUND:
-            waiter.set_result(None)
-        else:
-            binding.add_waiter(waiter)
-            if not self._pump_scheduled:
-                self._schedule_pump()
+        binding.add_waiter(waiter)
+        if not self._pump_scheduled:
+            self._schedule_pump()
         return waiter
 
     def leave(self, key: str) -> None:

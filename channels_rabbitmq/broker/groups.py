@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
+from functools import partial
 
 from ..amqp.futures import Deadlines
 from ..amqp.log import NamedLogger
@@ -43,6 +43,8 @@ class Groups:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._options = options
+        #: The routing key of a group.
+        self._key = partial(group_key, options.prefix)
         self._mailboxes = state.mailboxes
         self._memberships = state.memberships
         self._recovery = recovery
@@ -65,6 +67,26 @@ class Groups:
         for group in self._memberships.groups:
             yield self._key(group)
 
+    def join(self, group: str, channel: str) -> Awaitable[None] | None:
+        """Join: None if that is done, as the group is bound; else await what it gives, at once.
+
+        It is as :meth:`add` otherwise.
+        """
+        topology = self._recovery.topology
+        joined = None if topology is None else topology.bindings.join(self._key(group))
+        if joined is None or not joined.done() or joined.exception() is not None:
+            return self._join_unbound(group, channel, joined)
+        self._memberships.establish(group, channel, self._loop.time())
+        if self._expires:
+            self._watch_expiry()
+        self._at_once += 1
+        if self._at_once < _AT_ONCE:
+            return None
+        # Else a plain loop of joins would keep the event loop from all else, such as hearing that
+        # the connection is lost.
+        self._at_once = 0
+        return asyncio.sleep(0)
+
     async def add(self, group: str, channel: str, claim: object = None) -> None:
         """Join; return once RabbitMQ has the binding, or after ``send_timeout`` without it.
 
@@ -76,44 +98,44 @@ class Groups:
         Raises :class:`~channels_rabbitmq.errors.LoopEnded` if another loop took over meanwhile,
         and :class:`channels.exceptions.StopConsumer` if the layer was closed.
         """
+        if claim is not None:
+            await self._join_unbound(group, channel, None, claim)
+        elif (joining := self.join(group, channel)) is not None:
+            await joining
+
+    async def _join_unbound(
+        self,
+        group: str,
+        channel: str,
+        joined: asyncio.Future[None] | None,
+        claim: object = None,
+    ) -> None:
         now = self._loop.time()
-        key = self._key(group)
-        topology = self._recovery.topology
-        bound = topology is not None and topology.bindings.is_bound(key)
-        if bound and claim is None:
-            self._memberships.establish(group, channel, now)
-            if self._expires:
-                self._watch_expiry()
-            self._at_once += 1
-            if self._at_once >= _AT_ONCE:
-                # Else a plain loop of joins would keep the event loop from all else, such as
-                # hearing that the connection is lost.
-                self._at_once = 0
-                await asyncio.sleep(0)
-            return
+        topology = self._recovery.publishing
+        if joined is None and topology is not None:
+            joined = topology.bindings.join(self._key(group))
         mine = claim or object()
         self._memberships.claim(group, channel, mine, now)
         if self._expires:
             self._watch_expiry()
-        if not bound:
-            try:
-                # Thousands may wait for theirs at once: so no task and no timer for each.
-                starting = self._recovery.publishing
-                if starting is not None:
-                    joined = starting.bindings.join(key)
+        try:
+            # Thousands may wait for theirs at once: so no task and no timer for each.
+            if joined is not None:
+                if not joined.done():
                     self._deadlines.watch(joined, now)
-                    with contextlib.suppress(AmqpError):  # the topology has ended
-                        await joined
-                        # While it is starting other processes cannot ask this one.
-                        bound = starting is self._recovery.topology
-                if not bound:
-                    async with asyncio.timeout_at(now + self._options.send_timeout):
-                        await self.wait_bound(group)
-            except TimeoutError:
-                self._warn_not_bound(group)
-            except BaseException:
-                self.undo_add(group, channel, mine)
-                raise
+                try:
+                    await joined
+                except AmqpError:
+                    topology = None  # it has ended
+            # While it is starting other processes cannot ask this one.
+            if topology is None or topology is not self._recovery.topology:
+                async with asyncio.timeout_at(now + self._options.send_timeout):
+                    await self.wait_bound(group)
+        except TimeoutError:
+            self._warn_not_bound(group)
+        except BaseException:
+            self.undo_add(group, channel, mine)
+            raise
         if self._retired:
             raise LoopEnded(started=False)  # the claim is given up: see retire()
         if claim is None:
@@ -165,9 +187,6 @@ class Groups:
         """Fail those who wait for a binding with the error; no timer is left."""
         self._deadlines.end(error)
         self._timers.cancel()
-
-    def _key(self, group: str) -> str:
-        return group_key(self._options.prefix, group)
 
     # Bindings
 

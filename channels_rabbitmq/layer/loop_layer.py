@@ -211,6 +211,24 @@ class LoopLayer:
 
     # Groups
 
+    def join(self, group: str, channel: str) -> Awaitable[object] | None:
+        """Do what :meth:`group_add` does for a caller on this loop: None if that is done.
+
+        So it is for a channel of this process and a group that is bound.
+        """
+        queue_name, mark, _ = channel.partition("!")
+        if mark and queue_name == self._names.newest:
+            return self._groups.join(group, channel)
+        return self.group_add(group, channel, self.loop)
+
+    def leave(self, group: str, channel: str) -> Awaitable[None] | None:
+        """Do what :meth:`group_discard` does: None if that is done, as for a channel from here."""
+        queue_name, mark, _ = channel.partition("!")
+        if mark and queue_name == self._names.newest:
+            self._groups.discard(group, channel)
+            return None
+        return self.group_discard(group, channel)
+
     def group_add(
         self, group: str, channel: str, caller: asyncio.AbstractEventLoop
     ) -> Awaitable[Claim | None]:

@@ -7,6 +7,7 @@ import enum
 import itertools
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Iterator
+from typing import Final
 
 #: What nobody needs is kept up to so many, before the rest is looked through.
 _CROWD = 64
@@ -27,6 +28,10 @@ class BindingState(enum.Enum):
     UNBINDING = "unbinding"
     #: It is not there any more; the table has forgotten it.
     GONE = "gone"
+
+
+#: For what is asked at each join: Python 3.11 takes long to look up a member of an enum.
+BOUND: Final = BindingState.BOUND
 
 
 class Binding:
@@ -134,7 +139,7 @@ class BindingTable:
     def is_bound(self, key: str) -> bool:
         """Whether it is there, and wanted."""
         binding = self._bindings.get(key)
-        return binding is not None and binding.state is BindingState.BOUND
+        return binding is not None and binding.state is BOUND
 
     def is_wanted(self, key: str) -> bool:
         """Whether it is to be there."""

@@ -95,6 +95,17 @@ async def test_left_meanwhile(here: Process, rabbit: FakeRabbit) -> None:
     assert members(here) == []
 
 
+async def test_a_group_that_is_bound(here: Process, rabbit: FakeRabbit) -> None:
+    """Joining it waits for nothing, whether it has members or its binding lingers."""
+    await here.groups.add("room", "q!a")
+    assert here.groups.join("room", "q!b") is None
+    here.groups.discard("room", "q!a")
+    here.groups.discard("room", "q!b")
+    assert here.groups.join("room", "q!c") is None
+    assert members(here) == ["q!c"]
+    assert rabbit.bound() == {"room": ["q"]}
+
+
 async def test_a_plain_loop_of_joins(here: Process, rabbit: FakeRabbit) -> None:
     """Joins of a group that is bound let other tasks run; not one turn was left to them."""
     await here.groups.add("room", "channels_a!x")

@@ -31,6 +31,9 @@ CAPACITY = {"local_capacity": 5000, "remote_capacity": 5000}
 CALLS_PER_MESSAGE = 31.5
 #: The same for one delivery of a group's message to a waiting member.
 CALLS_PER_DELIVERY = 7.5
+#: The same for one join of many that wait for the binding of their group, and of a bound group.
+CALLS_PER_JOIN = 18.5
+CALLS_PER_BOUND_JOIN = 11.5
 #: Writes to the socket for one message, with 50 senders at a time.
 WRITES_PER_MESSAGE = 0.25
 #: Bytes of memory for a channel that waits, with its name and the task that awaits receive().
@@ -117,6 +120,25 @@ async def test_one_delivery(make_layer: MakeLayer) -> None:
     counts = await count(all_rounds())
     number = members * rounds
     assert sum(counts.calls.values()) / number <= CALLS_PER_DELIVERY, report(counts, number)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="coroutines resume in other ways before")
+@pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer is on, which hides calls")
+async def test_one_join(make_layer: MakeLayer) -> None:
+    """Joining a room takes few Python calls for each member, and fewer where it is bound."""
+    layer = make_layer()
+    await layer.current_connection
+    number = 1000
+    channels = [await layer.new_channel() for _ in range(number)]
+
+    async def join(group: str) -> None:
+        await asyncio.gather(*(layer.group_add(group, channel) for channel in channels))
+
+    counts = await count(join("room"))
+    assert sum(counts.calls.values()) / number <= CALLS_PER_JOIN, report(counts, number)
+    await layer.group_add("bound", await layer.new_channel())
+    counts = await count(join("bound"))
+    assert sum(counts.calls.values()) / number <= CALLS_PER_BOUND_JOIN, report(counts, number)
 
 
 @pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer is on, which takes memory")
