@@ -84,6 +84,21 @@ def test_server_that_changes() -> None:
     assert server.bind(10_000) < 1.3 * 10_000 / max(LOCKS.values())
 
 
+@pytest.mark.parametrize("times", [0.1, 3.0], ids=["slow", "fast"])
+def test_one_hiccup(times: float) -> None:
+    """A single measurement that is far off changes nothing: something else went on just then."""
+    server = Server(LOCKS)
+    server.bind(10_000)
+    before = repr(server.pace)
+    rates = server.rates
+    server.rates = {channels: times * rate for channels, rate in rates.items()}
+    while repr(server.pace) == before and len(server.used) < 2 * server.pace.channels:
+        server.bind(batch_size(server.pace.channels))
+    assert repr(server.pace) == before
+    server.rates = rates
+    assert server.bind(10_000) < 1.2 * 10_000 / max(rates.values())
+
+
 def test_few_allowed() -> None:
     """No more channels are used than the connection has to spare."""
     server = Server({**LOG, 5: 3700})
