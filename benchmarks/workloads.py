@@ -160,18 +160,23 @@ async def second_loop(layer: Layer, spec: Spec) -> Figures:
     return {"rate": rate, "share": rate / (first_count / first_wall), "messages": count}
 
 
-async def own_groups(layer: Layer, spec: Spec, *, groups: int, pause: float) -> Figures:
+async def own_groups(
+    layer: Layer, spec: Spec, *, groups: int, pause: float, churn: bool
+) -> Figures:
     """Many channels each join, then leave, a group of their own, all at once.
 
-    ``first_rate`` is that of joins in a process that has just connected; ``churn_rate`` that of
-    joins and leaves, round after round; ``join_rate`` and ``leave_rate`` are those of a burst after
-    that, on a process and a server that were quiet for a while.
+    ``first_rate`` is that of joins in a process that has just connected; ``churn_rate``, where it
+    is asked for, that of joins and leaves, round after round; ``join_rate`` and ``leave_rate`` are
+    those of a burst after that, on a process and a server that were quiet for a while.
     """
     rounds = _Rounds(layer, groups, groups)
     first = await rounds.once(check=True)
-    # Layers may keep for a while what was left: as much goes as comes, once that is over.
-    await rounds.some(pause)
-    churn = await rounds.some(spec.seconds)
+    more = {}
+    if churn:
+        # Layers may keep for a while what was left: as much goes as comes, once that is over.
+        await rounds.some(pause)
+        found = await rounds.some(spec.seconds)
+        more["churn_rate"] = 2 * found.memberships / (found.join + found.leave)
     await asyncio.sleep(pause)
     await _settle()
     burst = await rounds.once()
@@ -179,7 +184,7 @@ async def own_groups(layer: Layer, spec: Spec, *, groups: int, pause: float) -> 
         "join_rate": groups / burst.join,
         "leave_rate": groups / burst.leave,
         "first_rate": groups / first.join,
-        "churn_rate": 2 * churn.memberships / (churn.join + churn.leave),
+        **more,
         "cpu_us": (burst.join_cpu + burst.leave_cpu) / (2 * groups) * 1e6,
     }
 

@@ -110,7 +110,7 @@ async def test_goal_tells_what_a_reader_found() -> None:
         ("send", {"senders": 3, "payload": 100}, "rate"),
         ("latency", {}, "median_us"),
         ("group", {"members": 5}, "rate"),
-        ("own_groups", {"groups": 5, "pause": 0.01}, "churn_rate"),
+        ("own_groups", {"groups": 5, "pause": 0.01, "churn": True}, "churn_rate"),
         ("room", {"members": 5}, "rate"),
         ("soak", {"messages": 100, "at_most": 5}, "growth_mb"),
     ],
@@ -186,7 +186,7 @@ def test_limit() -> None:
 @pytest.mark.parametrize(
     ("workload", "params", "figure"),
     [
-        ("own_groups", {"groups": 10, "pause": 0}, "join_rate"),
+        ("own_groups", {"groups": 10, "pause": 0, "churn": False}, "join_rate"),
         ("cut", {"groups": 10}, "seconds"),
     ],
 )
