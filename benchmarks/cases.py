@@ -224,6 +224,15 @@ CASES: Sequence[Case] = (
         **_FEW,
     ),
     Case(
+        "replaced",
+        "a process with 10,000 groups dies, 3,000 are joined in another: until these are",
+        {"groups": 10_000, "joins": 3000},
+        figure="seconds",
+        processes=True,
+        quick=False,
+        **_FEW,
+    ),
+    Case(
         "cut",
         "the connection of a process with 10,000 groups is cut: until all are back",
         {"groups": 10_000},

@@ -233,8 +233,23 @@ async def disconnect(layer: Layer, spec: Spec, *, groups: int, watch: float) -> 
     return {"worst_ms": worst * 1e3, "usual_ms": usual * 1e3}
 
 
+async def replaced(layer: Layer, spec: Spec, *, groups: int, joins: int) -> Figures:
+    """A process with many groups dies, and others join another at once, as in a deployment."""
+    holder = Child(spec.role("hold"))
+    channel = await layer.new_channel()
+    try:
+        await holder.heard()
+    finally:
+        holder.kill()
+    started = time.perf_counter()
+    await asyncio.gather(*(layer.group_add(new_name(), channel) for _ in range(joins)))
+    await pass_fence(layer)
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "join_rate": joins / seconds}
+
+
 async def _hold(layer: Layer, pipe: Connection, *, groups: int, **_: float) -> None:
-    """The process of :func:`disconnect` that has the groups."""
+    """The process of :func:`disconnect` and :func:`replaced` that has the groups."""
     channels = [await layer.new_channel() for _ in range(100)]
     await in_batches(
         layer.group_add(f"held{number}", channels[number % 100]) for number in range(groups)

@@ -31,6 +31,7 @@ WORKLOADS: Mapping[str, Callable[..., Awaitable[Figures]]] = {
         multiprocess.processes,
         multiprocess.plain,
         multiprocess.disconnect,
+        multiprocess.replaced,
     )
 }
 
