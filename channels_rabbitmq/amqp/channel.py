@@ -41,6 +41,8 @@ OnClosed = Callable[["Channel", "Exception | None"], None]
 
 #: Most seconds that an acknowledgement waits for others, where these may wait at all.
 _ACK_DELAY = 0.005
+#: Acknowledgements wait while so many batches of deliveries are held, at most.
+_HELD = 4
 
 #: A limit of bytes that no body reaches.
 NO_LIMIT = sys.maxsize
@@ -108,7 +110,8 @@ class Channel:
         self._acks = ConsumerAcks(number)
         #: At so many of them they are acknowledged at the end of this turn of the event loop.
         self._ack_batch = ack_batch
-        #: Whether a timer runs for fewer.
+        #: Whether they go then, and whether a timer runs for fewer.
+        self._acks_go = False
         self._ack_timer = False
         #: The latest delivery tag. (A ``basic.get`` would count too; none is sent.)
         self._delivered = 0
@@ -252,11 +255,19 @@ class Channel:
         if self._error is not None:
             return
         noted = self._acks.add(delivery_tag)
-        if noted == self._ack_batch:
-            self._wire.write_late(self._acks.flush)
-        elif noted < self._ack_batch and not self._ack_timer:
+        if self._acks_go:
+            return
+        # Where deliveries are held, the window may be all but closed: none waits then.
+        if noted >= self._ack_batch or self.unacknowledged > _HELD * self._ack_batch:
+            self._acks_go = True
+            self._wire.write_late(self._late_acks)
+        elif not self._ack_timer:
             self._ack_timer = True
             self._wire.loop.call_later(_ACK_DELAY, self._ack_in_time)
+
+    def _late_acks(self) -> bytes:
+        self._acks_go = False
+        return self._acks.flush()
 
     def _ack_in_time(self) -> None:
         self._ack_timer = False

@@ -261,7 +261,7 @@ class Bindings:
             self._send_binds(self._queue_name)
         if limited or not table.waiting:
             self._pace.pause()
-        if table.leaving and not limited and (table.crowded or not table.waiting):
+        if table.leaving and (not table.waiting or (table.crowded and not limited)):
             self._send_unbinds(self._queue_name)
         self._watch_burst()
 
@@ -418,11 +418,15 @@ class Bindings:
         if not self._under_way or self._rest is not None:
             return
         now = self._loop.time()
-        overdue = next(iter(self._under_way.values())) <= now
+        oldest, due = next(iter(self._under_way.items()))
+        overdue = due <= now and not oldest.done()
         # If this process was busy, an answer may have come that it has not read.
         idle = now - when < _LATE
         if overdue and idle and self._table.waiting and self._protocol.blocked is None:
             self._rest = self._contention.overdue(now)
+            if self._rest is None:
+                self._pace.forget()
+                self._schedule_pump()
         if self._rest is None:
             self._watch_answers(now + LEAST_PATIENCE)
 

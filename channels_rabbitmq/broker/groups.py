@@ -72,6 +72,11 @@ class Groups:
 
         It is as :meth:`add` otherwise.
         """
+        if self._at_once >= _AT_ONCE:
+            # Else a plain loop of joins would keep the event loop from all else, such as hearing
+            # that the connection is lost.
+            self._at_once = 0
+            return self._join_in_next_turn(group, channel)
         topology = self._recovery.topology
         joined = None if topology is None else topology.bindings.join(self._key(group))
         if joined is None or not joined.done() or joined.exception() is not None:
@@ -80,12 +85,13 @@ class Groups:
         if self._expires:
             self._watch_expiry()
         self._at_once += 1
-        if self._at_once < _AT_ONCE:
-            return None
-        # Else a plain loop of joins would keep the event loop from all else, such as hearing that
-        # the connection is lost.
-        self._at_once = 0
-        return asyncio.sleep(0)
+        return None
+
+    async def _join_in_next_turn(self, group: str, channel: str) -> None:
+        await asyncio.sleep(0)
+        joining = self.join(group, channel)
+        if joining is not None:
+            await joining
 
     async def add(self, group: str, channel: str, claim: object = None) -> None:
         """Join; return once RabbitMQ has the binding, or after ``send_timeout`` without it.

@@ -67,8 +67,8 @@ _START_TIMEOUT = 30.0
 #: locked queue nor ten thousands of groups hold anybody up.
 _BINDING_PATIENCE = 1.0
 
-#: Acknowledgements wait for each other up to this part of the window, which must not close for
-#: them, and up to so many.
+#: Acknowledgements wait for each other up to this part of the window and up to so many, and none
+#: while half of the window is held: it must not close for them.
 _ACK_PART = 8
 _MOST_ACKS = 64
 

@@ -43,7 +43,8 @@ class Contention:
         self._answered = 0
         #: The jitter keeps the processes of a site from trying again all at once.
         self._uniform = uniform
-        #: How many rests there were without one that helped, and when the last answer was overdue.
+        #: How many rests there were since answers were last in time for long, and when the last
+        #: one was overdue.
         self._rests = 0
         self._overdue_at = float("-inf")
         #: The fastest pace of the server, in bindings a second: what it makes beside something
@@ -63,7 +64,10 @@ class Contention:
         return max(LEAST_PATIENCE, _TIMES * under_way / max(self._fastest, 1.0))
 
     def overdue(self, now: float) -> float | None:
-        """Note that an answer is overdue; return how long to rest. None: it is of no use."""
+        """Note that an answer is overdue; return how long to rest. None: it is of no use.
+
+        Then the server is merely slow, and :meth:`patience` has to be told of no faster pace.
+        """
         if now - self._overdue_at > _FORGIVEN:
             self._rests = 0
         self._overdue_at, self._answered = now, 0

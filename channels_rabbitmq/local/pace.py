@@ -77,6 +77,12 @@ class Pace:
         self._since = None
         self._skip = 0
 
+    def forget(self) -> None:
+        """Forget how fast the server was: it is slow now, and for long."""
+        self._best_rate = None
+        self._doubted = False
+        self.pause()
+
     def answered(self, count: int, now: float, most: int = MOST_CHANNELS) -> None:
         """Note that so many bindings were made. At most ``most`` channels may be used."""
         if self._skip > 0:

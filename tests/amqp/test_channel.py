@@ -274,6 +274,29 @@ async def test_acks_wait_a_moment() -> None:
         assert [ack.delivery_tag for ack in acks] == [1, 2]
 
 
+async def test_acks_do_not_wait_while_much_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where others hold most of the window, RabbitMQ waits for what is acknowledged."""
+    monkeypatch.setattr(channel_module, "_ACK_DELAY", 3600.0)
+    acks: list[Basic.Ack] = []
+
+    async def script(peer: ScriptedServer) -> None:
+        number = await peer.accept_channel()
+        for tag in range(1, 15):
+            peer.deliver(number, tag, b"x")
+        for tag in (15, 16):
+            peer.deliver(number, tag, b"x")
+            acks.append(await peer.expect(Basic.Ack))
+
+    async with connected(script) as connection:
+        channel = connection.protocol.open_channel(
+            on_delivery=lambda channel, tag, *_: channel.ack(tag) if tag > 14 else None,
+            ack_batch=3,
+        )
+        await until(lambda: len(acks) == 2)
+        assert [ack.delivery_tag for ack in acks] == [15, 16]
+        assert channel.unacknowledged == 14
+
+
 @pytest.mark.parametrize("tag", [0, 2, 2**63 - 1])
 async def test_delivery_out_of_order_ends_the_connection(tag: int) -> None:
     """A server that skips a delivery tag cannot be acknowledged to; the connection is given up."""

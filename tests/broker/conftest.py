@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from channels_rabbitmq.broker import bindings, recovery
+from channels_rabbitmq.local import contention
 
 from .fake_rabbit import FakeRabbit, running
 
@@ -34,3 +35,9 @@ async def port(rabbit: FakeRabbit) -> AsyncIterator[int]:
     """The port of the running server."""
     async with running(rabbit) as number:
         yield number
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No answer is overdue, however long a test keeps it, but where the test says otherwise."""
+    monkeypatch.setattr(contention, "LEAST_PATIENCE", 600.0)

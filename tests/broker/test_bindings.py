@@ -105,12 +105,6 @@ async def port(rabbit: SlowRabbit) -> AsyncIterator[int]:
         yield number
 
 
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No answer is overdue, however long a test keeps it, but where the test says otherwise."""
-    monkeypatch.setattr(contention, "LEAST_PATIENCE", 600.0)
-
-
 class FixedPace(Pace):
     """As many channels as a test says."""
 
@@ -341,7 +335,7 @@ async def test_rests_while_the_server_is_slow(
     monkeypatch.setattr(contention, "LEAST_PATIENCE", 600.0)
     rabbit.do(next(channel for channel, kept in rabbit.kept.items() if kept), under_way - 1)
     await until(lambda: sum(map(asyncio.Future.done, joins)) >= under_way // 2)
-    assert rabbit.asked == 1, "it asks while it rests"
+    assert (topology.bindings.rests, rabbit.asked) == (True, 1), "it asks while it rests"
     for expected in (1, 4, 16):
         rabbit.do_all()
         await until(lambda expected=expected: rabbit.asked >= expected)  # type: ignore[misc]
@@ -349,3 +343,26 @@ async def test_rests_while_the_server_is_slow(
     rabbit.holds = False
     rabbit.do_all()
     await asyncio.wait_for(asyncio.gather(*joins), 10)
+
+
+async def test_unbinds_after_a_rest(
+    rabbit: SlowRabbit, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What nobody needs goes after a rest, too, though few bindings were made since.
+
+    Unbinding once waited for some twenty new groups then: for ever, in a process without any.
+    """
+    monkeypatch.setattr(contention, "LEAST_PATIENCE", 0.1)
+    monkeypatch.setattr(module, "LINGER", 0.1)
+    topology = await start(port, 1)
+    rabbit.holds = True
+    names = keys(2 * batch_size(1) + 1)
+    joins = [topology.bindings.join(name) for name in names]
+    await until(lambda: topology.bindings.rests)
+    rabbit.holds = False
+    rabbit.do_all()
+    await asyncio.wait_for(asyncio.gather(*joins), 10)
+    for name in names:
+        topology.bindings.leave(name)
+    await until(lambda: topology.bindings.idle)
+    assert not rabbit.bound()

@@ -86,17 +86,35 @@ def test_server_that_changes() -> None:
 
 @pytest.mark.parametrize("times", [0.1, 3.0], ids=["slow", "fast"])
 def test_one_hiccup(times: float) -> None:
-    """A single measurement that is far off changes nothing: something else went on just then."""
+    """One measurement that is far off changes nothing, a second one does."""
+    server = Server(FLAT)
+    server.bind(10_000)
+    while server.pace.channels != 1:
+        server.bind(100)
+    known = repr(server.pace)
+    found = []
+    for _ in range(2):
+        began = server.now
+        server.pace.answered(16, began)
+        while server.now - began < 0.01 or server.now - began < 2 * 16 / (FLAT[1] * times):
+            server.now += 16 / (FLAT[1] * times)
+            server.pace.answered(16, server.now)
+        found.append(repr(server.pace))
+    assert found[0] == known
+    assert found[1] != known
+
+
+def test_forgets() -> None:
+    """A pace that is not the server's any more is measured anew."""
     server = Server(LOCKS)
     server.bind(10_000)
-    before = repr(server.pace)
-    rates = server.rates
-    server.rates = {channels: times * rate for channels, rate in rates.items()}
-    while repr(server.pace) == before and len(server.used) < 2 * server.pace.channels:
-        server.bind(batch_size(server.pace.channels))
-    assert repr(server.pace) == before
-    server.rates = rates
-    assert server.bind(10_000) < 1.2 * 10_000 / max(rates.values())
+    assert server.pace.rate is not None
+    server.pace.forget()
+    assert server.pace.rate is None
+    server.rates = {channels: rate / 60 for channels, rate in LOCKS.items()}
+    server.bind(1000)
+    assert server.pace.rate is not None
+    assert server.pace.rate < 200
 
 
 def test_few_allowed() -> None:
