@@ -110,8 +110,7 @@ class Channel:
         self._acks = ConsumerAcks(number)
         #: At so many of them they are acknowledged at the end of this turn of the event loop.
         self._ack_batch = ack_batch
-        #: Whether they go then, and whether a timer runs for fewer.
-        self._acks_go = False
+        #: Whether a timer runs for fewer.
         self._ack_timer = False
         #: The latest delivery tag. (A ``basic.get`` would count too; none is sent.)
         self._delivered = 0
@@ -255,19 +254,14 @@ class Channel:
         if self._error is not None:
             return
         noted = self._acks.add(delivery_tag)
-        if self._acks_go:
+        if noted > 1 and noted != self._ack_batch:
             return
         # Where deliveries are held, the window may be all but closed: none waits then.
-        if noted >= self._ack_batch or self.unacknowledged > _HELD * self._ack_batch:
-            self._acks_go = True
-            self._wire.write_late(self._late_acks)
+        if noted == self._ack_batch or self.unacknowledged > _HELD * self._ack_batch:
+            self._wire.write_late(self._acks.flush)
         elif not self._ack_timer:
             self._ack_timer = True
             self._wire.loop.call_later(_ACK_DELAY, self._ack_in_time)
-
-    def _late_acks(self) -> bytes:
-        self._acks_go = False
-        return self._acks.flush()
 
     def _ack_in_time(self) -> None:
         self._ack_timer = False
