@@ -18,7 +18,7 @@ from tests.helpers.processes import Process, running
 SEND_TIMEOUT = 5
 #: Most seconds from a fault until messages are received again: machines may be loaded, and RabbitMQ
 #: up to 3.13 changes no bindings until a frozen node counts as down (``NET_TICKTIME``).
-BACK = 90
+BACK = 120
 #: Most MiB by which a process may grow, with what it keeps for the test.
 MEMORY = 20
 #: Seconds before a fault in which a message may already be waiting where the fault is.
