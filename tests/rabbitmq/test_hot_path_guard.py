@@ -40,6 +40,12 @@ WRITES_PER_MESSAGE = 0.25
 MEMORY_OF_A_WAITING_CHANNEL = 1500
 
 
+#: For tests that count calls.
+counts_calls = pytest.mark.skipif(
+    sys.gettrace() is not None, reason="a tracer is on, which hides calls"
+)
+
+
 class Counts:
     """Counts the calls of this package's Python functions, and sends on sockets."""
 
@@ -52,7 +58,7 @@ class Counts:
         if event == "call":
             code = frame.f_code
             if "channels_rabbitmq" in code.co_filename and "tests" not in code.co_filename:
-                self.calls[code.co_qualname if sys.version_info >= (3, 11) else code.co_name] += 1
+                self.calls[code.co_qualname] += 1
         elif event == "c_call" and getattr(arg, "__name__", "") in ("send", "sendmsg"):
             self.writes += 1
 
@@ -73,8 +79,7 @@ def report(counts: Counts, number: int) -> str:
     return ", ".join(f"{name} {calls / number:.1f}" for name, calls in counts.calls.most_common(30))
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="coroutines resume in other ways before")
-@pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer is on, which hides calls")
+@counts_calls
 async def test_one_message(make_layer: MakeLayer) -> None:
     """A message from send() to receive() takes few Python calls and shares its system calls."""
     layer = make_layer(**CAPACITY)
@@ -97,8 +102,7 @@ async def test_one_message(make_layer: MakeLayer) -> None:
     assert counts.writes / number <= WRITES_PER_MESSAGE
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="coroutines resume in other ways before")
-@pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer is on, which hides calls")
+@counts_calls
 async def test_one_delivery(make_layer: MakeLayer) -> None:
     """A group's message takes few Python calls for each member that waits."""
     layer = make_layer(**CAPACITY)
@@ -122,8 +126,7 @@ async def test_one_delivery(make_layer: MakeLayer) -> None:
     assert sum(counts.calls.values()) / number <= CALLS_PER_DELIVERY, report(counts, number)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="coroutines resume in other ways before")
-@pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer is on, which hides calls")
+@counts_calls
 async def test_one_join(make_layer: MakeLayer) -> None:
     """Joining a room takes few Python calls for each member, and fewer where it is bound."""
     layer = make_layer()
